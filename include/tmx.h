@@ -1,0 +1,380 @@
+/* tmx.h - the one public header of libtmx: fast long-context LLM prefill with Triangle attention.
+ *
+ * Three ideas.  A *model* is a GGUF file whose shapes were proven; it is immutable and may be shared.
+ * A *plan* names, for every layer, which part of causal attention is computed during prefill: dense, streaming
+ * (sink tokens + sliding window) or triangle (streaming + a dense tail of last rows).  A *session* owns
+ * the KV cache and the workspace of one or more token sequences; it belongs to one thread at a time and borrows a
+ * *pool* of worker threads.  Decoding is always dense over the whole cache.
+ *
+ *     tmx_pool *pool; tmx_model *model; tmx_plan *plan; tmx_session *session; tmx_error err;
+ *     tmx_pool_create(&pool, 0, &err);
+ *     tmx_model_open(&model, "model.gguf", NULL, pool, &err);
+ *     tmx_plan_parse(&plan, "triangle:10-29", tmx_model_info_get(model), &err);
+ *     tmx_session_create(&session, model, plan, pool, NULL, &err);
+ *     tmx_prefill(session, &(tmx_prompt){ .tokens = ids, .n_tokens = n, .logits = logits }, 1, &err);
+ *     (every call returns TMX_OK or says in err.text what is wrong; free in reverse order)
+ *
+ * Rules for every function below.
+ * - Failure is a non-zero tmx_status; `err` (may be NULL) then holds one line of text.  Outputs are untouched on
+ *   failure unless said otherwise.  The library never prints and never exits.
+ * - Who creates frees; every free/close accepts NULL.  Borrowed pointers are const and state their lifetime.
+ * - Counts, ids and positions are int32_t; bytes and element strides are size_t.  Shapes are written slowest axis
+ *   first.  Ranges are half-open.
+ * - A params struct set to zero (or a NULL pointer to it) means all defaults.
+ * - Results never depend on the number of threads, the chunk size, or what else is in the batch: to the bit.
+ */
+#ifndef TMX_H
+#define TMX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define TMX_API
+#else
+#define TMX_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TMX_VERSION "0.1.0"
+
+/* ---------------------------------------------------------------- status */
+
+typedef enum tmx_status {          /* append-only */
+    TMX_OK = 0,
+    TMX_E_ARG = 1,                 /* a wrong argument of the caller */
+    TMX_E_IO = 2,                  /* a file cannot be opened, read or written */
+    TMX_E_FORMAT = 3,              /* a file (model, plan) breaks its format */
+    TMX_E_UNSUPPORTED = 4,         /* well formed, but a feature we do not have; the text names it */
+    TMX_E_MEMORY = 5,              /* out of memory, or more than the machine has */
+    TMX_E_FULL = 6,                /* the context has no room for the tokens */
+    TMX_E_NUMERIC = 7,             /* NaN or infinity where a number must be */
+    TMX_E_CANCELLED = 8,           /* the progress callback asked to stop */
+    TMX_E_DEVICE = 9,              /* an accelerator call failed */
+} tmx_status;
+
+typedef struct tmx_error {
+    tmx_status code;
+    char text[256];                /* one line, no newline: what, where, found, expected */
+} tmx_error;
+
+TMX_API const char *tmx_version(void);                 /* equals TMX_VERSION of the library that was loaded */
+TMX_API const char *tmx_status_name(tmx_status code);  /* "TMX_E_FORMAT" */
+
+/* ---------------------------------------------------------------- machine */
+
+typedef enum tmx_isa {             /* instruction-set rungs; each includes the ones below */
+    TMX_ISA_AUTO = 0,              /* the best this CPU has */
+    TMX_ISA_SCALAR = 1,
+    TMX_ISA_AVX2 = 2,              /* AVX2 + FMA + F16C */
+    TMX_ISA_AVX512 = 3,            /* AVX-512 F, BW, VL, DQ */
+    TMX_ISA_AVX512_BF16 = 4,
+} tmx_isa;
+
+TMX_API tmx_isa tmx_isa_best(void);                    /* never AUTO */
+TMX_API const char *tmx_isa_name(tmx_isa isa);         /* "auto" "scalar" "avx2" "avx512" "avx512bf16" */
+TMX_API tmx_status tmx_isa_parse(const char *name, tmx_isa *isa, tmx_error *err); /* refuses a rung this CPU lacks */
+
+typedef enum tmx_type { TMX_TYPE_DEFAULT = 0, TMX_TYPE_F32 = 1, TMX_TYPE_BF16 = 2 } tmx_type;
+
+typedef enum tmx_compute {
+    TMX_COMPUTE_AUTO = 0,          /* bf16 where the rung in use has AVX512-BF16, f32 otherwise */
+    TMX_COMPUTE_F32 = 1,           /* the reference mode */
+    TMX_COMPUTE_BF16 = 2,          /* bf16 operands, f32 accumulation */
+} tmx_compute;
+
+/* Worker threads, an explicit object.  n_threads counts the caller; 0 = one per core this process may use.
+ * TMX_E_ARG for n_threads < 0 or > 1024.  One session at a time may run on a pool. */
+typedef struct tmx_pool tmx_pool;
+TMX_API tmx_status tmx_pool_create(tmx_pool **pool, int32_t n_threads, tmx_error *err);
+TMX_API int32_t tmx_pool_n_threads(const tmx_pool *pool);
+TMX_API void tmx_pool_free(tmx_pool *pool);
+
+/* ---------------------------------------------------------------- patterns */
+
+typedef enum tmx_pattern_kind {
+    TMX_PATTERN_DENSE = 0,         /* k <= q */
+    TMX_PATTERN_STREAMING = 1,     /* k <= q and (q - k < n_window or k < n_sink) */
+    TMX_PATTERN_TRIANGLE = 2,      /* k <= q and (q - k < n_window or k < n_sink or q >= T) */
+} tmx_pattern_kind;
+
+/* T = n_prompt - min(n_last, n_prompt - 1); n_prompt is the final length of the sequence, this prefill included.
+ * n_window counts the token itself.  arXiv 2507.21526 section 3, with the kernel's boundaries. */
+typedef struct tmx_pattern {
+    tmx_pattern_kind kind;
+    int32_t n_sink, n_window, n_last;      /* >= 0; n_window >= 1; read only by the kinds that name them */
+} tmx_pattern;
+
+enum { TMX_DEFAULT_SINK = 8, TMX_DEFAULT_WINDOW = 512, TMX_DEFAULT_LAST = 128 };
+
+TMX_API const char *tmx_pattern_name(tmx_pattern_kind kind);   /* "dense" "streaming" "triangle" */
+TMX_API bool tmx_pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_pos, int32_t k_pos);
+/* Number of visible (query, key) pairs of rows [q_begin, q_end), closed form. */
+TMX_API int64_t tmx_pattern_pairs(const tmx_pattern *p, int32_t n_prompt, int32_t q_begin, int32_t q_end);
+
+/* ---------------------------------------------------------------- model files */
+
+/* A parsed GGUF container: header, metadata, tensor table.  Reading it proves every offset and size; it says nothing
+ * about whether the model can run (tmx_model_open does). */
+typedef struct tmx_file tmx_file;
+
+typedef struct tmx_tensor_info {
+    const char *name;              /* borrowed, lives as long as the file */
+    const char *type_name;         /* "Q4_1" */
+    int32_t n_dims;                /* 1..4 */
+    int64_t shape[4];              /* slowest axis first */
+    uint64_t n_bytes, offset_bytes;/* offset from the start of the file */
+    bool is_supported;             /* block type can be expanded */
+} tmx_tensor_info;
+
+TMX_API tmx_status tmx_file_open(tmx_file **file, const char *path, tmx_error *err);
+TMX_API void tmx_file_close(tmx_file *file);
+TMX_API int32_t tmx_file_version(const tmx_file *file);
+TMX_API uint64_t tmx_file_bytes(const tmx_file *file);
+TMX_API int32_t tmx_file_n_keys(const tmx_file *file);
+TMX_API const char *tmx_file_key(const tmx_file *file, int32_t i);        /* NULL if i is out of range */
+/* Value of key i as text, cut to fit `size` (arrays show type, count and the first values).  Returns buf. */
+TMX_API const char *tmx_file_value_text(const tmx_file *file, int32_t i, char *buf, size_t size);
+TMX_API int32_t tmx_file_n_tensors(const tmx_file *file);
+TMX_API tmx_status tmx_file_tensor(const tmx_file *file, int32_t i, tmx_tensor_info *info, tmx_error *err);
+/* Scans every tensor for NaN and infinity (also in block scales).  TMX_E_NUMERIC names the first one found;
+ * TMX_E_UNSUPPORTED names the first tensor that cannot be expanded, when nothing worse is there. */
+TMX_API tmx_status tmx_file_check_tensors(const tmx_file *file, tmx_error *err);
+
+/* ---------------------------------------------------------------- models */
+
+typedef struct tmx_model_info {
+    const char *architecture, *name;       /* borrowed from the model; name may be "" */
+    const char *fingerprint;               /* 64 hex digits: SHA-256 of the header and of a sample of every tensor */
+    int32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx_train;
+    float rope_freq_base, rms_eps;
+    uint64_t n_params;
+} tmx_model_info;
+
+typedef struct tmx_model tmx_model;
+
+typedef struct tmx_model_params {
+    tmx_compute compute;
+    tmx_isa isa;
+    void (*warn)(void *ctx, const char *line);   /* e.g. unknown extra tensors; may be NULL */
+    void *warn_ctx;
+} tmx_model_params;
+
+/* Opens and maps the file, proves every shape against the hyper-parameters, packs the weights for `compute` (uses
+ * the pool; deterministic).  TMX_E_IO, TMX_E_FORMAT, TMX_E_UNSUPPORTED (the text names the feature), TMX_E_MEMORY. */
+TMX_API tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_params *params, tmx_pool *pool,
+                                  tmx_error *err);
+/* The same checks on a parsed file, without packing: could tmx_model_open run it?  Fills info; name and
+ * fingerprint stay empty. */
+TMX_API tmx_status tmx_model_probe_file(const tmx_file *file, tmx_model_info *info, tmx_error *err);
+TMX_API const tmx_model_info *tmx_model_info_get(const tmx_model *model);
+TMX_API tmx_compute tmx_model_compute(const tmx_model *model);     /* what AUTO became */
+TMX_API tmx_isa tmx_model_isa(const tmx_model *model);
+TMX_API const char *tmx_model_provider(const tmx_model *model);    /* who multiplies: "onednn" or "builtin" */
+TMX_API void tmx_model_close(tmx_model *model);
+
+/* ---------------------------------------------------------------- tokens */
+
+typedef enum tmx_token_flags {
+    TMX_TOKEN_PLAIN = 0,
+    TMX_TOKEN_SPECIAL = 1,         /* text such as <|im_end|> becomes the control token; otherwise it is plain text */
+    TMX_TOKEN_BOS = 2,             /* put the BOS token first if the model asks for it */
+} tmx_token_flags;
+
+/* Text (any bytes) -> ids.  Writes at most cap ids; *n_ids is always the full count, so a call with cap 0 sizes the
+ * buffer.  Invalid UTF-8 is kept byte for byte.  Linear in n_bytes.
+ * TMX_E_ARG n_bytes > INT32_MAX, TMX_E_MEMORY (ids may then be partly written). */
+TMX_API tmx_status tmx_tokenize(const tmx_model *model, const char *text, size_t n_bytes, uint32_t flags,
+                                int32_t *ids, size_t cap, size_t *n_ids, tmx_error *err);
+
+typedef struct tmx_chat {
+    const char *system;            /* NULL = none */
+    const char *user;              /* required; never parsed for special tokens */
+    const char *assistant;         /* the assistant's turn begun with this text; NULL = empty */
+} tmx_chat;
+
+/* One chat turn in the model's own format (chatml, llama3), recognised by its chat template; control tokens come from
+ * the format only.  Same buffer rule as tmx_tokenize.  TMX_E_UNSUPPORTED names an unknown template. */
+TMX_API tmx_status tmx_chat_tokenize(const tmx_model *model, const tmx_chat *chat,
+                                     int32_t *ids, size_t cap, size_t *n_ids, tmx_error *err);
+TMX_API const char *tmx_chat_format(const tmx_model *model);       /* "chatml", "llama3", or NULL */
+
+TMX_API bool tmx_token_is_end(const tmx_model *model, int32_t id); /* EOS, EOT and their like */
+/* Bytes of one token (control tokens: none).  Borrowed from the model; *n_bytes set; NULL if id is out of range. */
+TMX_API const char *tmx_token_bytes(const tmx_model *model, int32_t id, size_t *n_bytes);
+/* The token as the vocabulary spells it, control tokens too (for display). */
+TMX_API const char *tmx_token_name(const tmx_model *model, int32_t id);
+
+/* Turns a stream of ids into text, never ending on half a UTF-8 sequence: incomplete bytes wait for the next token. */
+typedef struct tmx_detokenizer {
+    unsigned char pending[4];
+    int32_t n_pending;
+} tmx_detokenizer;
+/* Appends at most size - 1 bytes of text and a NUL; *n_written counts without NUL.  id -1 flushes: bytes that never
+ * became a character come out as U+FFFD, one for a run.  TMX_E_ARG if id is out of range or the text does not fit
+ * (size = 2 * token bytes + 8 always does). */
+TMX_API tmx_status tmx_detokenize(const tmx_model *model, tmx_detokenizer *d, int32_t id,
+                                  char *text, size_t size, size_t *n_written, tmx_error *err);
+
+/* ---------------------------------------------------------------- plans */
+
+typedef struct tmx_plan tmx_plan;
+
+/* From a command-line spec, for a model of info->n_layers layers:
+ *   "dense" | "triangle" (all layers) | "triangle:16-31" | "triangle:5,7,10,15-35" | "streaming:..." | "preset:NAME"
+ *   | anything else: the path of a plan file.
+ * TMX_E_ARG (a bad spec, a layer out of range or named twice), TMX_E_IO, TMX_E_FORMAT (file; line and column),
+ * TMX_E_UNSUPPORTED (plan or preset of another model). */
+TMX_API tmx_status tmx_plan_parse(tmx_plan **plan, const char *spec, const tmx_model_info *info, tmx_error *err);
+/* Plan file: versioned JSON, read strictly; written atomically (temporary file, fsync, rename). docs/plans.md */
+TMX_API tmx_status tmx_plan_save(const tmx_plan *plan, const char *path, tmx_error *err);
+TMX_API void tmx_plan_free(tmx_plan *plan);
+TMX_API int32_t tmx_plan_n_layers(const tmx_plan *plan);
+TMX_API const tmx_pattern *tmx_plan_layer(const tmx_plan *plan, int32_t layer);   /* NULL if out of range */
+/* Sizes of every non-dense layer; TMX_E_ARG unless n_sink >= 0, n_window >= 1, n_last >= 0. -1 keeps a value. */
+TMX_API tmx_status tmx_plan_set_sizes(tmx_plan *plan, int32_t n_sink, int32_t n_window, int32_t n_last, tmx_error *err);
+TMX_API const char *tmx_plan_note(const tmx_plan *plan);          /* how it was chosen; "" if unknown */
+TMX_API tmx_status tmx_plan_set_note(tmx_plan *plan, const char *note, tmx_error *err);
+/* "triangle 10-29 (sink 8, window 512, last 128), dense 0-9", cut to fit. Returns buf. */
+TMX_API const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size);
+TMX_API int32_t tmx_preset_count(void);
+TMX_API const char *tmx_preset_name(int32_t i);                   /* NULL if out of range */
+
+/* ---------------------------------------------------------------- sessions */
+
+typedef struct tmx_session tmx_session;
+
+typedef struct tmx_progress {
+    int64_t n_done, n_total;       /* work finished and in all, in tokens x layers */
+} tmx_progress;
+
+typedef struct tmx_session_params {
+    int32_t n_ctx;                 /* tokens a sequence may hold; 0 = the model's context */
+    int32_t n_chunk;               /* prompt rows worked on at once; 0 = a default; never changes a result */
+    int32_t n_seqs;                /* sequences; 0 = 1 */
+    tmx_type kv_type;              /* DEFAULT = bf16, or f32 when compute is f32 */
+    float rope_freq_base;          /* 0 = the model's; a value > 0 also lifts the limit on n_ctx */
+    bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */
+    void *progress_ctx;
+} tmx_session_params;
+
+/* What a session will take, before it takes it. */
+typedef struct tmx_memory {
+    uint64_t file_bytes;           /* mapped model file */
+    uint64_t weight_bytes;         /* packed weights */
+    uint64_t kv_bytes, workspace_bytes;
+    uint64_t total_bytes;          /* all but the mapped file */
+    uint64_t available_bytes;      /* what the machine has free now; 0 = unknown */
+} tmx_memory;
+TMX_API tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_isa isa,
+                                   const tmx_session_params *params, int32_t n_threads, tmx_memory *memory, tmx_error *err);
+
+/* Borrows model and pool until freed; copies the plan (NULL = dense).  Takes all memory here.
+ * TMX_E_ARG (bad params; n_ctx beyond the model's context without rope_freq_base), TMX_E_MEMORY. */
+TMX_API tmx_status tmx_session_create(tmx_session **session, const tmx_model *model, const tmx_plan *plan,
+                                      tmx_pool *pool, const tmx_session_params *params, tmx_error *err);
+TMX_API void tmx_session_free(tmx_session *session);
+TMX_API void tmx_session_reset(tmx_session *session);             /* forget all tokens and timings; keep the memory */
+TMX_API tmx_status tmx_session_set_plan(tmx_session *session, const tmx_plan *plan, tmx_error *err); /* needs n_past 0 */
+TMX_API int32_t tmx_session_n_ctx(const tmx_session *session);
+TMX_API int32_t tmx_session_n_past(const tmx_session *session, int32_t seq);      /* -1 if seq is out of range */
+
+typedef struct tmx_prompt {
+    const int32_t *tokens;         /* [n_tokens], ids in [0, n_vocab) */
+    int32_t n_tokens;              /* >= 1: the whole prompt, or the whole new turn */
+    int32_t seq;                   /* in [0, n_seqs), each at most once in a call */
+    float *logits;                 /* [n_vocab], after the last token; may be NULL */
+} tmx_prompt;
+
+/* Run prompts through all layers and append their K and V to the session.
+ *
+ * Positions go on from tmx_session_n_past(seq), which grows by n_tokens on success.  What each layer may attend to
+ * comes from the plan; a pattern's last rows are the last n_last of these tokens.  Inside, the work is cut into
+ * chunks of n_chunk rows; the cut never changes a bit of the result.  In the last layer only the last row of each
+ * prompt is computed beyond K and V: exact, since nothing else is read afterwards.  Allocates nothing.
+ *
+ * TMX_OK, or  TMX_E_ARG        n_tokens <= 0, an id or seq out of range, a seq twice     session unchanged
+ *             TMX_E_FULL       n_past + n_tokens > n_ctx                                 session unchanged
+ *             TMX_E_CANCELLED  progress returned false                     n_past unchanged, logits undefined
+ *             TMX_E_NUMERIC    the logits hold NaN or infinity             n_past unchanged, logits as computed   */
+TMX_API tmx_status tmx_prefill(tmx_session *session, const tmx_prompt *prompts, int32_t n_prompts, tmx_error *err);
+
+/* One more token of a sequence that has been prefilled; dense over the whole cache.  logits [n_vocab].
+ * Errors as tmx_prefill. */
+TMX_API tmx_status tmx_decode(tmx_session *session, int32_t seq, int32_t token, float *logits, tmx_error *err);
+
+typedef struct tmx_timings {       /* wall milliseconds since create or reset; prefill only unless said */
+    double prefill_ms, matmul_ms, attention_ms, rest_ms;
+    double decode_ms;
+    int64_t n_prefill_tokens, n_decode_tokens;
+} tmx_timings;
+TMX_API void tmx_session_timings(const tmx_session *session, tmx_timings *timings);
+TMX_API double tmx_session_layer_attention_ms(const tmx_session *session, int32_t layer);   /* prefill; 0 if out of range */
+
+/* ---------------------------------------------------------------- sampling */
+
+typedef struct tmx_sampler_params {
+    float temperature;             /* 0 = greedy (ties: lowest id) */
+    int32_t top_k;                 /* 0 = off */
+    float top_p;                   /* 0 or 1 = off */
+    float min_p;                   /* 0 = off */
+    float repeat_penalty;          /* 0 or 1 = off */
+    int32_t repeat_last_n;         /* tokens looked back at; 0 = 64 */
+    uint64_t seed;
+} tmx_sampler_params;
+typedef struct tmx_sampler tmx_sampler;
+/* TMX_E_ARG names the parameter that is out of range or NaN. */
+TMX_API tmx_status tmx_sampler_create(tmx_sampler **sampler, const tmx_sampler_params *params, int32_t n_vocab, tmx_error *err);
+TMX_API void tmx_sampler_free(tmx_sampler *sampler);
+TMX_API void tmx_sampler_accept(tmx_sampler *sampler, int32_t token);     /* tell it what was generated or prompted */
+TMX_API int32_t tmx_sampler_next(tmx_sampler *sampler, const float *logits);   /* [n_vocab], all finite */
+
+typedef struct tmx_agreement {
+    double kl;                     /* KL(softmax(a) || softmax(b)), natural log, computed in f64 */
+    double max_abs_diff;           /* of the raw logits */
+    int32_t top_a, top_b;          /* arg-max of each; ties: lowest id */
+    double margin_a;               /* a's best minus second best logit */
+} tmx_agreement;
+TMX_API void tmx_logits_compare(const float *a, const float *b, int32_t n, tmx_agreement *result);
+
+/* ---------------------------------------------------------------- the attention operator */
+
+/* Exact softmax attention over the visible pairs of a pattern, on raw buffers; GQA-native (query head h reads KV head
+ * h / (n_heads / n_kv_heads)), any number of sequences of different lengths, any chunk of each.
+ *   out[i][h] = sum over visible k of softmax(scale * q[i][h] . K[k][g]) V[k][g];  a row that sees nothing gives 0.
+ * Strides are in elements; the innermost axis (head_dim) is contiguous. */
+typedef struct tmx_attention_seq {
+    const void *q;                 /* [n_q][n_heads][head_dim], type q_type; row 0 is position q_begin */
+    const void *k, *v;             /* [q_begin + n_q][n_kv_heads][head_dim], type kv_type; row 0 is position 0 */
+    void *out;                     /* [n_q][n_heads][head_dim], type q_type */
+    float *lse;                    /* [n_q][n_heads], natural log-sum-exp of the scaled scores; -inf if empty; or NULL */
+    int32_t q_begin, n_q;
+    int32_t n_prompt;              /* final length, >= q_begin + n_q */
+} tmx_attention_seq;
+
+typedef struct tmx_attention_params {
+    tmx_type q_type, kv_type;      /* DEFAULT = F32 */
+    int32_t n_heads, n_kv_heads, head_dim;    /* n_heads % n_kv_heads == 0; 1 <= head_dim <= 512 */
+    float scale;                   /* 0 = 1/sqrt(head_dim) */
+    size_t q_pos_stride, q_head_stride;       /* also of nothing else: out has its own */
+    size_t k_pos_stride, k_head_stride, v_pos_stride, v_head_stride;
+    size_t out_pos_stride, out_head_stride;
+    tmx_pattern pattern;
+    const tmx_attention_seq *seqs;
+    int32_t n_seqs;
+    tmx_isa isa;
+    void *scratch;                 /* tmx_attention_scratch_bytes(), 64-byte aligned; NULL = taken and freed inside */
+} tmx_attention_params;
+
+TMX_API size_t tmx_attention_scratch_bytes(const tmx_attention_params *params, int32_t n_threads);
+/* TMX_E_ARG names the field; TMX_E_MEMORY. pool may be NULL: the calling thread does the work. */
+TMX_API tmx_status tmx_attention(const tmx_attention_params *params, tmx_pool *pool, tmx_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
