@@ -1,0 +1,103 @@
+#include "pattern/pattern.h"
+
+#include "base/status.h"
+
+const char *tmx_pattern_name(tmx_pattern_kind kind)
+{
+    switch (kind) {
+    case TMX_PATTERN_DENSE: return "dense";
+    case TMX_PATTERN_STREAMING: return "streaming";
+    case TMX_PATTERN_TRIANGLE: return "triangle";
+    }
+    return "unknown";
+}
+
+tmx_status pattern_check(const tmx_pattern *p, tmx_error *err)
+{
+    switch (p->kind) {
+    case TMX_PATTERN_DENSE: return TMX_OK;             /* reads no size: an all-zero struct is a valid pattern */
+    case TMX_PATTERN_STREAMING:
+    case TMX_PATTERN_TRIANGLE: break;
+    default:
+        return refuse(err, TMX_E_ARG, "pattern kind: %d, expected 0 (dense), 1 (streaming), 2 (triangle)",
+                      (int)p->kind);
+    }
+    if (p->n_sink < 0) return refuse(err, TMX_E_ARG, "pattern n_sink: %d, expected 0 or more", p->n_sink);
+    if (p->n_window < 1) return refuse(err, TMX_E_ARG, "pattern n_window: %d, expected 1 or more", p->n_window);
+    if (p->kind == TMX_PATTERN_TRIANGLE && p->n_last < 0) {
+        return refuse(err, TMX_E_ARG, "pattern n_last: %d, expected 0 or more", p->n_last);
+    }
+    return TMX_OK;
+}
+
+bool tmx_pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_pos, int32_t k_pos)
+{
+    if (p == NULL || pattern_check(p, NULL) != TMX_OK || k_pos < 0 || q_pos >= n_prompt) return false;
+    return pattern_is_visible(p, n_prompt, q_pos, k_pos);
+}
+
+/* Sum of min(i + 1, cap) over rows [0, n_rows): below 2^62 for every int32 input. */
+static int64_t capped_pairs(int64_t n_rows, int64_t cap)
+{
+    const int64_t n_growing = n_rows < cap ? n_rows : cap;
+    return n_growing * (n_growing + 1) / 2 + (n_rows - n_growing) * cap;
+}
+
+/* Row i of the streaming part sees min(i + 1, n_window) window keys and min(i + 1 - n_window, n_sink) sinks before
+ * them: the same sum twice, the second shifted by n_window rows. */
+static int64_t streaming_pairs(const tmx_pattern *p, int64_t n_rows)
+{
+    const int64_t n_past_window = n_rows > p->n_window ? n_rows - p->n_window : 0;
+    return capped_pairs(n_rows, p->n_window) + capped_pairs(n_past_window, p->n_sink);
+}
+
+int64_t tmx_pattern_pairs(const tmx_pattern *p, int32_t n_prompt, int32_t q_begin, int32_t q_end)
+{
+    if (p == NULL || pattern_check(p, NULL) != TMX_OK) return 0;
+    const int32_t begin = max_i32(q_begin, 0), end = min_i32(q_end, n_prompt);
+    if (begin >= end) return 0;
+    const int32_t dense_begin = max_i32(begin, min_i32(end, pattern_first_dense_row(p, n_prompt)));
+    int64_t n_pairs = capped_pairs(end, end) - capped_pairs(dense_begin, dense_begin);
+    if (begin < dense_begin) n_pairs += streaming_pairs(p, dense_begin) - streaming_pairs(p, begin);
+    return n_pairs;
+}
+
+key_tiles key_tiles_of(const tmx_pattern *p, int32_t n_prompt, int32_t q_begin, int32_t q_end, int32_t tile_k)
+{
+    assert(pattern_check(p, NULL) == TMX_OK);
+    assert(0 <= q_begin && q_begin <= q_end && q_end <= n_prompt && tile_k >= 1);
+    key_tiles it = {
+        .q_begin = q_begin, .q_end = q_end, .first_dense_row = pattern_first_dense_row(p, n_prompt),
+        .n_sink = p->n_sink, .n_window = p->n_window, .tile_k = tile_k,
+        .k_next = q_begin < q_end ? 0 : q_end,
+    };
+    if (q_begin == q_end || q_end > it.first_dense_row) return it;     /* one dense row in the tile needs every key */
+    const int32_t oldest = q_begin - p->n_window + 1;  /* the first row's window begins here */
+    if (oldest <= p->n_sink) return it;
+    it.sink_end = p->n_sink;
+    it.window_begin = oldest;
+    if (it.sink_end == 0) it.k_next = it.window_begin;
+    return it;
+}
+
+/* Keys of a tile lie inside one interval, so only two questions remain: does the first row come after every key, and
+ * does the last streaming row (the worst one) still see the oldest key that is no sink? */
+static bool is_full(const key_tiles *it, int32_t k_begin, int32_t k_end)
+{
+    if (k_end - 1 > it->q_begin) return false;
+    if (it->q_begin >= it->first_dense_row || k_end <= it->n_sink) return true;
+    const int32_t q_worst = min_i32(it->q_end, it->first_dense_row) - 1;
+    return q_worst - max_i32(k_begin, it->n_sink) < it->n_window;
+}
+
+bool key_tiles_next(key_tiles *it, key_tile *tile)
+{
+    if (it->k_next >= it->q_end) return false;
+    const int32_t k_begin = it->k_next;
+    const int32_t interval_end = k_begin < it->sink_end ? it->sink_end : it->q_end;
+    const int64_t grid_end = ((int64_t)k_begin / it->tile_k + 1) * it->tile_k;
+    const int32_t k_end = grid_end < interval_end ? (int32_t)grid_end : interval_end;
+    *tile = (key_tile){ .k_begin = k_begin, .k_end = k_end, .is_full = is_full(it, k_begin, k_end) };
+    it->k_next = k_end == it->sink_end ? it->window_begin : k_end;
+    return true;
+}
