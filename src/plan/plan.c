@@ -1,0 +1,333 @@
+#include "plan/plan_parts.h"
+
+#include "base/mem.h"
+#include "base/status.h"
+#include "pattern/pattern.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- text */
+
+/* Length of the UTF-8 sequence at s (1..4), 0 if it is none: overlong forms, surrogates and > U+10FFFF are refused. */
+static size_t utf8_sequence(const unsigned char *s)
+{
+    if (s[0] < 0x80) return 1;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
+    const size_t n = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    const unsigned char low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+    const unsigned char high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+    if (s[1] < low || s[1] > high) return 0;
+    for (size_t i = 2; i < n; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;           /* also stops at the NUL */
+    }
+    return n;
+}
+
+bool is_utf8(const char *text)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    while (*s != '\0') {
+        const size_t n = utf8_sequence(s);
+        if (n == 0) return false;
+        s += n;
+    }
+    return true;
+}
+
+/* Names come from model files: any bytes, any length.  The copy is cut between characters; bytes that are no UTF-8
+ * become '?', since a plan file could not hold them. */
+static void copy_name(char *to, size_t size, const char *from)
+{
+    size_t n = 0;
+    for (const unsigned char *s = (const unsigned char *)from; *s != '\0';) {
+        const size_t n_seq = utf8_sequence(s), n_bytes = n_seq == 0 ? 1 : n_seq;
+        if (n + n_bytes >= size) break;
+        if (n_seq == 0) to[n] = '?';
+        else memcpy(to + n, s, n_seq);
+        n += n_bytes;
+        s += n_bytes;
+    }
+    to[n] = '\0';
+}
+
+const char *path_tail(const char *path)
+{
+    enum { MAX_SHOWN = 72 };
+    const size_t n = strlen(path);
+    if (n <= MAX_SHOWN) return path;
+    const char *tail = path + n - MAX_SHOWN;
+    while ((*tail & 0xc0) == 0x80) tail++;             /* not from the middle of a character */
+    return tail;
+}
+
+/* ---------------------------------------------------------------- the object */
+
+tmx_status plan_create_dense(tmx_plan **plan, int32_t n_layers, tmx_error *err)
+{
+    if (n_layers < 1) return refuse(err, TMX_E_ARG, "plan: %d layers, expected 1 or more", n_layers);
+    tmx_plan *p = mem_alloc(1, sizeof *p);
+    if (p != NULL) p->layers = mem_alloc((size_t)n_layers, sizeof *p->layers);
+    if (p == NULL || p->layers == NULL) {
+        mem_free(p);
+        return refuse(err, TMX_E_MEMORY, "plan: no memory for %d layers", n_layers);
+    }
+    p->n_layers = n_layers;
+    for (int32_t i = 0; i < n_layers; i++) {
+        p->layers[i] = (tmx_pattern){ .kind = TMX_PATTERN_DENSE, .n_sink = TMX_DEFAULT_SINK,
+                                      .n_window = TMX_DEFAULT_WINDOW, .n_last = TMX_DEFAULT_LAST };
+    }
+    *plan = p;
+    return TMX_OK;
+}
+
+tmx_status plan_copy(tmx_plan **copy, const tmx_plan *plan, tmx_error *err)
+{
+    tmx_plan *p;
+    TRY(plan_create_dense(&p, plan->n_layers, err));
+    tmx_pattern *layers = p->layers;
+    *p = *plan;
+    p->layers = layers;
+    memcpy(layers, plan->layers, (size_t)plan->n_layers * sizeof *layers);
+    *copy = p;
+    return TMX_OK;
+}
+
+void tmx_plan_free(tmx_plan *plan)
+{
+    if (plan == NULL) return;
+    mem_free(plan->layers);
+    mem_free(plan);
+}
+
+int32_t tmx_plan_n_layers(const tmx_plan *plan) { return plan != NULL ? plan->n_layers : 0; }
+
+const tmx_pattern *tmx_plan_layer(const tmx_plan *plan, int32_t layer)
+{
+    return plan != NULL && layer >= 0 && layer < plan->n_layers ? &plan->layers[layer] : NULL;
+}
+
+tmx_status tmx_plan_set_sizes(tmx_plan *plan, int32_t n_sink, int32_t n_window, int32_t n_last, tmx_error *err)
+{
+    if (plan == NULL) return refuse(err, TMX_E_ARG, "plan: NULL");
+    tmx_pattern p = plan->layers[0];
+    if (n_sink != -1) p.n_sink = n_sink;
+    if (n_window != -1) p.n_window = n_window;
+    if (n_last != -1) p.n_last = n_last;
+    p.kind = TMX_PATTERN_TRIANGLE;                     /* the kind whose check reads all three */
+    TRY(pattern_check(&p, err));
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        p.kind = plan->layers[i].kind;
+        plan->layers[i] = p;
+    }
+    return TMX_OK;
+}
+
+const char *tmx_plan_note(const tmx_plan *plan) { return plan != NULL ? plan->note : ""; }
+
+tmx_status tmx_plan_set_note(tmx_plan *plan, const char *note, tmx_error *err)
+{
+    if (plan == NULL || note == NULL) return refuse(err, TMX_E_ARG, "plan note: NULL");
+    const size_t n = strlen(note);
+    if (n >= sizeof plan->note) {
+        return refuse(err, TMX_E_ARG, "plan note: %zu bytes, expected at most %zu", n, sizeof plan->note - 1);
+    }
+    if (!is_utf8(note)) return refuse(err, TMX_E_ARG, "plan note: not valid UTF-8");
+    memmove(plan->note, note, n + 1);                  /* the caller may hand back tmx_plan_note() */
+    return TMX_OK;
+}
+
+/* ---------------------------------------------------------------- layer lists and specs */
+
+typedef struct list_cursor { const char *list, *at; int32_t n_layers; } list_cursor;
+
+__attribute__((format(printf, 3, 4)))
+static tmx_status refuse_list(const list_cursor *c, tmx_error *err, const char *format, ...)
+{
+    char reason[128];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reason, sizeof reason, format, args);
+    va_end(args);
+    return refuse(err, TMX_E_ARG, "layers '%.48s', character %td: %s", c->list, c->at - c->list + 1, reason);
+}
+
+static tmx_status refuse_found(const list_cursor *c, const char *expected, tmx_error *err)
+{
+    const unsigned char found = (unsigned char)*c->at;
+    if (found == '\0') return refuse_list(c, err, "found the end, expected %s", expected);
+    if (found < 0x20 || found >= 0x7f) return refuse_list(c, err, "found byte 0x%02x, expected %s", found, expected);
+    return refuse_list(c, err, "found '%c', expected %s", found, expected);
+}
+
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+static tmx_status parse_layer(list_cursor *c, int32_t *layer, tmx_error *err)
+{
+    if (!is_digit(*c->at)) {
+        char expected[48];
+        snprintf(expected, sizeof expected, "a layer number 0..%d", c->n_layers - 1);
+        return refuse_found(c, expected, err);
+    }
+    int64_t value = 0;
+    int n_digits = 0;
+    for (; is_digit(c->at[n_digits]); n_digits++) {
+        if (value <= INT32_MAX) value = value * 10 + (c->at[n_digits] - '0');      /* stays too large once it is */
+    }
+    if (value >= c->n_layers) {
+        const int n_shown = n_digits < 20 ? n_digits : 20;
+        return refuse_list(c, err, "layer %.*s is out of range 0..%d", n_shown, c->at, c->n_layers - 1);
+    }
+    c->at += n_digits;
+    *layer = (int32_t)value;
+    return TMX_OK;
+}
+
+/* range {"," range}, range = layer ["-" layer] */
+static tmx_status parse_list(list_cursor *c, bool *is_listed, tmx_error *err)
+{
+    for (;;) {
+        const char *start = c->at;
+        int32_t first = 0, last;
+        TRY(parse_layer(c, &first, err));
+        last = first;
+        const bool is_range = *c->at == '-';
+        if (is_range) {
+            c->at++;
+            TRY(parse_layer(c, &last, err));
+        }
+        const char *end = c->at;
+        c->at = start;                                 /* what is wrong with a range is reported at its start */
+        if (last < first) return refuse_list(c, err, "the range %d-%d is reversed", first, last);
+        for (int32_t i = first; i <= last; i++) {
+            if (is_listed[i]) return refuse_list(c, err, "layer %d is named twice", i);
+            is_listed[i] = true;
+        }
+        c->at = end;
+        if (*c->at == '\0') return TMX_OK;
+        if (*c->at != ',') return refuse_found(c, is_range ? "',' or the end" : "',', '-' or the end", err);
+        c->at++;
+    }
+}
+
+tmx_status plan_parse_layers(const char *list, int32_t n_layers, bool *is_listed, tmx_error *err)
+{
+    if (n_layers < 1) return refuse(err, TMX_E_ARG, "layers '%.48s': the model has %d layers", list, n_layers);
+    bool *found = mem_alloc((size_t)n_layers, sizeof *found);
+    if (found == NULL) return refuse(err, TMX_E_MEMORY, "layers: no memory for %d flags", n_layers);
+    list_cursor c = { .list = list, .at = list, .n_layers = n_layers };
+    const tmx_status status = parse_list(&c, found, err);
+    if (status == TMX_OK) memcpy(is_listed, found, (size_t)n_layers * sizeof *found);
+    mem_free(found);
+    return status;
+}
+
+/* list NULL = all layers */
+static tmx_status set_kind(tmx_plan *plan, tmx_pattern_kind kind, const char *list, tmx_error *err)
+{
+    bool *is_listed = mem_alloc((size_t)plan->n_layers, sizeof *is_listed);
+    if (is_listed == NULL) return refuse(err, TMX_E_MEMORY, "plan: no memory for %d flags", plan->n_layers);
+    const tmx_status status = list != NULL ? plan_parse_layers(list, plan->n_layers, is_listed, err) : TMX_OK;
+    if (status == TMX_OK) {
+        for (int32_t i = 0; i < plan->n_layers; i++) {
+            if (list == NULL || is_listed[i]) plan->layers[i].kind = kind;
+        }
+    }
+    mem_free(is_listed);
+    return status;
+}
+
+/* A dense plan that names the model it is for. */
+static tmx_status plan_for_model(tmx_plan **plan, const tmx_model_info *info, tmx_error *err)
+{
+    tmx_plan *p;
+    TRY(plan_create_dense(&p, info->n_layers, err));
+    copy_name(p->architecture, sizeof p->architecture, info->architecture);
+    copy_name(p->model_name, sizeof p->model_name, info->name != NULL ? info->name : "");
+    copy_name(p->fingerprint, sizeof p->fingerprint, info->fingerprint != NULL ? info->fingerprint : "");
+    *plan = p;
+    return TMX_OK;
+}
+
+/* "word" or "word:list" -> true; *list is NULL or what stands after the colon. */
+static bool has_keyword(const char *spec, const char *word, const char **list)
+{
+    const size_t n = strlen(word);
+    if (strncmp(spec, word, n) != 0 || (spec[n] != '\0' && spec[n] != ':')) return false;
+    *list = spec[n] == ':' ? spec + n + 1 : NULL;
+    return true;
+}
+
+tmx_status tmx_plan_parse(tmx_plan **plan, const char *spec, const tmx_model_info *info, tmx_error *err)
+{
+    if (plan == NULL || spec == NULL || info == NULL || info->architecture == NULL) {
+        return refuse(err, TMX_E_ARG, "plan: NULL where a plan, a spec or a model is expected");
+    }
+    tmx_pattern_kind kind = TMX_PATTERN_DENSE;
+    const char *list = NULL, *preset = NULL;
+    if (has_keyword(spec, "triangle", &list)) kind = TMX_PATTERN_TRIANGLE;
+    else if (has_keyword(spec, "streaming", &list)) kind = TMX_PATTERN_STREAMING;
+    else if (has_keyword(spec, "preset", &preset) && preset != NULL) {
+        TRY(preset_layers(&list, preset, info, err));
+        kind = TMX_PATTERN_TRIANGLE;
+    } else if (strcmp(spec, "dense") != 0) return plan_read_file(plan, spec, info, err);
+
+    tmx_plan *p;
+    TRY(plan_for_model(&p, info, err));
+    const tmx_status status = set_kind(p, kind, list, err);
+    if (status != TMX_OK) {
+        tmx_plan_free(p);
+        return status;
+    }
+    if (preset != NULL) snprintf(p->note, sizeof p->note, "preset %s", preset);
+    *plan = p;
+    return TMX_OK;
+}
+
+/* ---------------------------------------------------------------- a plan in words */
+
+typedef struct text_out { char *buf; size_t size, n; } text_out;
+
+__attribute__((format(printf, 2, 3)))
+static void put(text_out *out, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    const int n = vsnprintf(out->buf + out->n, out->size - out->n, format, args);
+    va_end(args);
+    const size_t n_room = out->size - out->n - 1;
+    if (n > 0) out->n += (size_t)n < n_room ? (size_t)n : n_room;
+}
+
+static void put_layers_of(text_out *out, const tmx_plan *plan, tmx_pattern_kind kind)
+{
+    const char *before = out->n == 0 ? "" : ", ";
+    bool is_any = false;
+    for (int32_t first = 0, end; first < plan->n_layers; first = end) {
+        end = first + 1;
+        if (plan->layers[first].kind != kind) continue;
+        while (end < plan->n_layers && plan->layers[end].kind == kind) end++;
+        if (is_any) put(out, ",");
+        else put(out, "%s%s ", before, tmx_pattern_name(kind));
+        if (end - first == 1) put(out, "%d", first);
+        else put(out, "%d-%d", first, end - 1);
+        is_any = true;
+    }
+    if (!is_any || kind == TMX_PATTERN_DENSE) return;
+    put(out, " (sink %d, window %d", plan->layers[0].n_sink, plan->layers[0].n_window);
+    if (kind == TMX_PATTERN_TRIANGLE) put(out, ", last %d", plan->layers[0].n_last);
+    put(out, ")");
+}
+
+const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size)
+{
+    if (buf == NULL || size == 0) return buf;
+    buf[0] = '\0';
+    if (plan == NULL) return buf;
+    text_out out = { .buf = buf, .size = size };
+    put_layers_of(&out, plan, TMX_PATTERN_TRIANGLE);
+    put_layers_of(&out, plan, TMX_PATTERN_STREAMING);
+    put_layers_of(&out, plan, TMX_PATTERN_DENSE);
+    return buf;
+}

@@ -1,0 +1,26 @@
+/* plan.h - model -> a pattern for every layer.  In: a spec string, a preset name or a plan file.  Out: a tmx_plan
+ * (opaque in tmx.h).  Never reads weights, never touches a device. */
+#ifndef TMX_PLAN_PLAN_H
+#define TMX_PLAN_PLAN_H
+
+#include "tmx.h"
+
+struct tmx_plan {
+    int32_t n_layers;
+    tmx_pattern *layers;           /* [n_layers]; sizes are the same in every layer, dense ones (unread) included */
+    char architecture[64], model_name[128], fingerprint[65];   /* "" = any model of n_layers layers */
+    char note[512];                /* all four are UTF-8 */
+};
+
+/* All layers dense, default sizes, of no model in particular. */
+tmx_status plan_create_dense(tmx_plan **plan, int32_t n_layers, tmx_error *err);
+tmx_status plan_copy(tmx_plan **copy, const tmx_plan *plan, tmx_error *err);
+
+/* The plan file's text -> plan.  `name` is used in messages ("plan.json:3:14: ...").  info NULL = any model. */
+tmx_status plan_read_json(tmx_plan **plan, const char *text, size_t n_bytes, const char *name,
+                          const tmx_model_info *info, tmx_error *err);
+
+/* "5,7,10,15-35" -> flags [n_layers]; refuses out of range, repeated, empty, reversed. */
+tmx_status plan_parse_layers(const char *list, int32_t n_layers, bool *is_listed, tmx_error *err);
+
+#endif
