@@ -1,0 +1,38 @@
+/* vocab.h - the inside of a vocabulary, shared by the files of this room and by nobody else. */
+#ifndef TMX_TOKEN_VOCAB_H
+#define TMX_TOKEN_VOCAB_H
+
+#include "token/bpe.h"
+#include "token/pretokenize.h"
+#include "token/special.h"
+#include "token/token.h"
+
+struct chat_format;
+
+struct vocab {
+    vocab_token *tokens;           /* [n_tokens] */
+    int32_t n_tokens;
+    char *arena;                   /* what the tokens' name and bytes point into */
+    bpe *merger;
+    pretokenizer *words;
+    special_set specials;
+    int32_t bos_id;                /* -1 = none */
+    bool adds_bos;
+    const struct chat_format *chat;        /* NULL = none we know; then chat_refusal says why */
+    int32_t chat_ids[4];           /* begin, open, header_end, close; -1 where the format has none */
+    char chat_refusal[160];
+};
+
+/* One tokenize call: where ids go, and scratch that lives as long as the call. */
+typedef struct encoder {
+    const vocab *v;
+    id_sink sink;
+    bpe_scratch scratch;
+    word_cursor cursor;
+} encoder;
+
+tmx_status encoder_begin(encoder *e, const vocab *v, int32_t *ids, size_t cap, tmx_error *err);
+tmx_status encoder_add_text(encoder *e, const char *text, size_t n_bytes, bool with_control, tmx_error *err);
+void encoder_end(encoder *e);
+
+#endif
