@@ -1,0 +1,30 @@
+/* attn.h - attention on raw buffers.  In: q, k, v, a pattern, positions.  Out: o (and log-sum-exp).  Knows patterns and
+ * tiles, never models; takes no memory in its loops.
+ *
+ * A task is one query tile (up to ATTN_MAX_ROWS rows = positions x query heads of one KV head) against all key tiles
+ * its pattern gives; K and V are brought into scratch once per task and serve every row of the GQA group.  The door
+ * (attn.c) checks, cuts tasks, longest first, and hands them to the kernel of the rung in use.  Lanes are rows
+ * (attn_tile.h).
+ *
+ * Bits: a row's result depends only on its own q, the keys it sees, and their absolute positions.  Key tiles are cut at
+ * multiples of ATTN_TILE_K from position 0, scores and sums have one accumulator per row that walks upwards, and a tile
+ * or key a row does not see changes nothing.  So chunks, tiles, threads and batches never move a bit.
+ *
+ * NaN and infinity in K or V reach the rows that see them and no other.  (A visible key whose weight underflows to 0
+ * does not count as seen for V.)  Keys behind q_begin + n_q are never read. */
+#ifndef TMX_ATTN_ATTN_H
+#define TMX_ATTN_ATTN_H
+
+#include "tmx.h"
+
+/* fp64 oracle, straight from the definition: for each row, softmax over pattern_is_visible.  Slow on purpose.
+ * out and lse are double, [n_q][n_heads][head_dim] and [n_q][n_heads], dense; q, k, v as in params. */
+void attn_ref_f64(const tmx_attention_params *params, int32_t seq, double *out, double *lse);
+
+/* Decoding: one query row per sequence, dense over n_keys cached positions; split over (sequence, KV head, fixed key
+ * ranges) and merged in a fixed order.  seqs[].n_q must be 1 and q_begin = n_keys - 1.  No packing, no pattern.
+ * scratch: attn_decode_scratch_bytes(), 64-byte aligned.  Not bit-equal to tmx_attention. */
+size_t attn_decode_scratch_bytes(const tmx_attention_params *params, int32_t max_keys, int32_t n_threads);
+void attn_decode(const tmx_attention_params *params, tmx_pool *pool);
+
+#endif

@@ -1,0 +1,112 @@
+/* attn_kernel.h - what the door (attn.c) and the rungs agree on: one task, its scratch, a table of functions per rung.
+ * In: parameters the door has checked.  Out: rows of out and lse.  Kernels check nothing and take no memory. */
+#ifndef TMX_ATTN_ATTN_KERNEL_H
+#define TMX_ATTN_ATTN_KERNEL_H
+
+#include "attn/attn.h"
+#include "base/mem.h"
+#include "pattern/pattern.h"
+
+/* Loops over accumulators must unroll, or the compiler keeps the accumulators on the stack. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+enum {
+    ATTN_MAX_GROUP = 64,           /* query heads per KV head */
+    ATTN_MAX_DIM = 512,
+    ATTN_MAX_ROWS = 256,           /* of a task: loading a key tile then costs below 2 % of using it */
+    ATTN_MAX_BLOCK = 32,           /* rows a rung works on at once, at most */
+    ATTN_TILE_K = 256,             /* keys brought into scratch at once; 128 and 64 are 3 and 7 % slower */
+    ATTN_KEY_PAD = 8,              /* key rows behind a tile that a last, incomplete step may touch */
+    ATTN_DIM_PAD = 8,              /* head_dim is rounded up to this in scratch */
+    ATTN_DECODE_KEYS = 512,        /* key range of one decode task */
+};
+
+/* What all tasks of a call share. */
+typedef struct attn_job {
+    const tmx_attention_params *params;
+    int32_t n_group;               /* query heads per KV head */
+    float scale;                   /* never 0 */
+} attn_job;
+
+/* Owns out and lse of positions [t_begin, t_end) for the n_group query heads of one KV head. */
+typedef struct attn_task {
+    int32_t seq, kv_head, t_begin, t_end;
+} attn_task;
+
+/* Byte offsets into a thread's scratch.  A cell is 32 bits: one f32, or a pair of bf16; B = rows of a block. */
+typedef struct attn_layout {
+    size_t q;                      /* [n_blocks][n_cells][B] cells */
+    size_t o;                      /* [n_blocks][d_pad][B] f32, unnormalised */
+    size_t k;                      /* [1 + TILE_K + KEY_PAD][n_cells] cells */
+    size_t v;                      /* [TILE_K / values per cell][d_pad] cells */
+    size_t s;                      /* [TILE_K + KEY_PAD][B] f32 scores, then weights in place; also staging for rows */
+    size_t max, sum;               /* [n_blocks * B] f32 */
+    size_t q_pos, window_begin;    /* [n_blocks * B] int32 */
+    size_t n_bytes;
+} attn_layout;
+
+static inline size_t attn_d_pad(int32_t head_dim) { return align_up((size_t)head_dim, ATTN_DIM_PAD); }
+
+static inline attn_layout attn_layout_of(int32_t head_dim)
+{
+    enum { WORD = 4, SCORES = (ATTN_TILE_K + ATTN_KEY_PAD) * ATTN_MAX_BLOCK, STAGE = ATTN_MAX_BLOCK };
+    const size_t d_pad = attn_d_pad(head_dim), rows = ATTN_MAX_ROWS;
+    const size_t stage = STAGE * d_pad;
+    attn_layout at;
+    at.q = 0;
+    at.o = at.q + rows * d_pad * WORD;
+    at.k = at.o + rows * d_pad * WORD;
+    at.v = at.k + align_up((1 + ATTN_TILE_K + ATTN_KEY_PAD) * d_pad * WORD, MEM_ALIGN);
+    at.s = at.v + ATTN_TILE_K * d_pad * WORD;
+    at.max = at.s + (stage > SCORES ? stage : SCORES) * WORD;
+    at.sum = at.max + rows * WORD;
+    at.q_pos = at.sum + rows * WORD;
+    at.window_begin = at.q_pos + rows * WORD;
+    at.n_bytes = at.window_begin + rows * WORD;
+    return at;
+}
+
+/* One range of keys for one decoding row of every head of a group. */
+typedef struct attn_decode_part {
+    const float *q;                /* [n_group][d_stride] f32, zero beyond head_dim */
+    const void *k, *v;             /* first key of the range, kv_type */
+    size_t k_stride, v_stride;     /* elements from key to key */
+    tmx_type kv_type;
+    int32_t n_keys, n_group, head_dim;
+    size_t d_stride;               /* head_dim rounded up to 16 */
+    float scale;
+    float *max, *sum;              /* [n_group]: raw maximum, sum of 2^(scale log2(e) (s - max)) */
+    float *o;                      /* [n_group][d_stride], unnormalised */
+    float *weights;                /* scratch [n_group][ATTN_DECODE_KEYS] */
+    float *rows;                   /* scratch [ATTN_DECODE_STEP][d_stride] */
+} attn_decode_part;
+
+enum { ATTN_DECODE_STEP = 16 };    /* keys converted to f32 at once */
+
+/* 2^f = 1 + C1 f + ... + C5 f^5 on [-1/2, 1/2], relative error 1.1e-7 (minimax with value 1 at 0). */
+#define EXP2_C1 0x1.62e42ap-1f
+#define EXP2_C2 0x1.ebf9bcp-3f
+#define EXP2_C3 0x1.c6b752p-5f
+#define EXP2_C4 0x1.3cea88p-7f
+#define EXP2_C5 0x1.5bba14p-10f
+
+typedef struct attn_kernel {
+    void (*run)(const attn_job *job, const attn_task *task, void *scratch);
+    void (*decode)(const attn_decode_part *part);
+} attn_kernel;
+
+extern const attn_kernel attn_kernel_f32_scalar, attn_kernel_f32_avx2, attn_kernel_f32_avx512;
+extern const attn_kernel attn_kernel_bf16_avx512bf16;      /* q and kv both bf16; no decode */
+
+/* The one place that maps (rung, types) to a kernel. isa as in params. */
+const attn_kernel *attn_kernel_get(tmx_isa isa, tmx_type q_type, tmx_type kv_type);
+const attn_kernel *attn_decode_kernel_get(tmx_isa isa);
+
+static inline size_t attn_element_bytes(tmx_type type) { return type == TMX_TYPE_BF16 ? 2 : 4; }
+
+#endif

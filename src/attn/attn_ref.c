@@ -1,0 +1,52 @@
+#include "attn/attn_kernel.h"
+
+#include "base/num.h"
+
+#include <math.h>
+
+static double element(const void *data, tmx_type type, size_t at)
+{
+    if (type == TMX_TYPE_BF16) return (double)bf16_to_f32(((const tmx_bf16 *)data)[at]);
+    return (double)((const float *)data)[at];
+}
+
+/* out[i][h] = sum over visible k of exp(s_k - m) V[k] / sum of exp(s_k - m);  s_k = scale q[i][h] . K[k][g], m = max.
+ * Every score is computed again wherever it is needed, so that no buffer is. */
+void attn_ref_f64(const tmx_attention_params *params, int32_t seq_index, double *out, double *lse)
+{
+    const tmx_attention_params *p = params;
+    const tmx_attention_seq *seq = &p->seqs[seq_index];
+    const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+    const int32_t n_group = p->n_heads / p->n_kv_heads;
+    const size_t n_dim = (size_t)p->head_dim;
+    for (int32_t i = 0; i < seq->n_q; i++) {
+        for (int32_t h = 0; h < p->n_heads; h++, out += n_dim, lse++) {
+            const int32_t q_pos = seq->q_begin + i;
+            const size_t q_at = (size_t)i * p->q_pos_stride + (size_t)h * p->q_head_stride;
+            const size_t g = (size_t)(h / n_group);
+            double max = -INFINITY, sum = 0.0;
+            for (size_t d = 0; d < n_dim; d++) out[d] = 0.0;
+            for (int pass = 0; pass < 2; pass++) {
+                for (int32_t k = 0; k <= q_pos; k++) {
+                    if (!pattern_is_visible(&p->pattern, seq->n_prompt, q_pos, k)) continue;
+                    const size_t k_at = (size_t)k * p->k_pos_stride + g * p->k_head_stride;
+                    const size_t v_at = (size_t)k * p->v_pos_stride + g * p->v_head_stride;
+                    double s = 0.0;
+                    for (size_t d = 0; d < n_dim; d++) {
+                        s += element(seq->q, p->q_type, q_at + d) * element(seq->k, p->kv_type, k_at + d);
+                    }
+                    s *= scale;
+                    if (pass == 0) {
+                        if (s > max || isnan(s)) max = s;
+                        continue;
+                    }
+                    const double weight = exp(s - max);
+                    sum += weight;
+                    for (size_t d = 0; d < n_dim; d++) out[d] += weight * element(seq->v, p->kv_type, v_at + d);
+                }
+            }
+            for (size_t d = 0; d < n_dim && sum != 0.0; d++) out[d] /= sum;
+            *lse = sum == 0.0 ? -INFINITY : max + log(sum);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+/* attn_tile.h - the body of every prefill kernel, written once in a small vector vocabulary that each rung's file
+ * defines before including this.
+ *
+ *   out[row] = sum over visible k of 2^(c (s_k - m)) V[k] / sum of the same weights,   s = q . K[k],  c = scale log2(e)
+ *
+ * Lanes are rows: a vector holds one score of LANES different query rows.  So K and V are broadcast from (almost) their
+ * natural layout, maxima and sums need no horizontal step, any key range costs exactly its keys, and a row's arithmetic
+ * is the same in whichever lane it sits.  A task owns up to ATTN_MAX_ROWS rows (position-major, the heads of a GQA
+ * group side by side), cut into blocks of BLOCK = ROW_VECS * LANES rows.  For each key tile:
+ *   load    K [keys][n_cells], V [keys / CELL][d_pad] into scratch, once for all blocks
+ *   score   S = K Q^T   [keys of the block][BLOCK]      KEY_STEP * ROW_VECS accumulators
+ *   weigh   m, P = 2^(c (S - m)), row sums              in place of S
+ *   value   O^T = O^T * rescale + V^T P                 DIM_STEP * ROW_VECS accumulators
+ * Each block takes only the keys between its first and its last visible one; masks run in steps that need them.
+ *
+ * Bits.  Score: one accumulator over d.  Sums and O: one accumulator over keys upwards within a tile of ATTN_TILE_K
+ * keys (absolute multiples).  A hidden key has weight +0, which changes neither; a block without a visible key leaves
+ * m, and so a rescale of exactly 1.  Only the sign of a zero in O can differ, and finish() adds +0 to remove it.
+ *
+ * Vocabulary: LANES, ROW_VECS, KEY_STEP, DIM_STEP, CELL (values per 32-bit cell: 1 f32 or 2 bf16); types cell, vc
+ * (LANES cells), vf (LANES f32), vi (LANES int32);
+ *   vc_load vc_store vc_set1 vc_dot(acc, a, b) vc_where_nonzero(p, v)
+ *   vc_weigh(s, stride, max, c, sum): CELL rows of scores -> weights of one cell row, added to *sum
+ *   vf_zero vf_set1 vf_load vf_store vf_add vf_sub vf_mul vf_max(a, b: b if a is NaN) vf_exp2 vf_any_differs
+ *   vf_hide(s, k, lo, hi): -inf in lanes without lo <= k <= hi        vi_load vi_set1 vi_min vi_max
+ *   load_row(cells, row, type, n)      load_values(cells, rows[CELL] or NULL for zeros, type, n) */
+#ifndef TMX_ATTN_ATTN_TILE_H
+#define TMX_ATTN_ATTN_TILE_H
+
+#include "base/num.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK = ROW_VECS * LANES };
+static_assert(ATTN_MAX_ROWS % BLOCK == 0 && (int)BLOCK <= (int)ATTN_MAX_BLOCK, "whole blocks");
+static_assert(ATTN_TILE_K % CELL == 0 && KEY_STEP % CELL == 0 && (int)KEY_STEP <= (int)ATTN_KEY_PAD, "whole cells");
+static_assert((int)ATTN_DIM_PAD % (int)DIM_STEP == 0, "whole steps");
+
+typedef struct tile_state {
+    const tmx_attention_params *params;
+    const tmx_attention_seq *seq;
+    const attn_task *task;
+    float scale, scale_log2;
+    int32_t n_group, n_rows, n_blocks, head_dim, first_dense_row, n_sink, n_window;
+    size_t n_cells, d_pad;
+    cell *q, *k, *v;               /* k: row 0 is the tile's key 0; one row lies before it */
+    float *o, *s, *max, *sum;
+    int32_t *q_pos, *window_begin;
+} tile_state;
+
+/* Keys a block works on in one tile, and what its rows see of them. */
+typedef struct key_span {
+    int32_t begin, end;            /* first and one past the last key any row may see; begin == end: nothing */
+    int32_t start;                 /* begin, rounded down to a whole cell */
+    int32_t first_pos;             /* smallest position of the block */
+    int32_t full_begin;            /* every row's window covers keys >= this, up to its own position */
+} key_span;
+
+static int32_t window_begin_of(const tile_state *st, int32_t q_pos)
+{
+    return q_pos >= st->first_dense_row ? 0 : max_i32(0, q_pos - st->n_window + 1);
+}
+
+static tile_state tile_state_of(const attn_job *job, const attn_task *task, void *scratch)
+{
+    const tmx_attention_params *params = job->params;
+    const tmx_attention_seq *seq = &params->seqs[task->seq];
+    const attn_layout at = attn_layout_of(params->head_dim);
+    char *base = scratch;
+    const int32_t n_rows = (task->t_end - task->t_begin) * job->n_group;
+    tile_state st = {
+        .params = params, .seq = seq, .task = task,
+        .scale = job->scale, .scale_log2 = job->scale * (float)M_LOG2E,
+        .n_group = job->n_group, .n_rows = n_rows, .n_blocks = (n_rows + BLOCK - 1) / BLOCK,
+        .head_dim = params->head_dim,
+        .first_dense_row = pattern_first_dense_row(&params->pattern, seq->n_prompt),
+        .n_sink = params->pattern.kind == TMX_PATTERN_DENSE ? 0 : params->pattern.n_sink,
+        .n_window = params->pattern.n_window,
+        .n_cells = ((size_t)params->head_dim + CELL - 1) / CELL, .d_pad = attn_d_pad(params->head_dim),
+        .q = (cell *)(base + at.q), .k = (cell *)(base + at.k), .v = (cell *)(base + at.v),
+        .o = (float *)(base + at.o), .s = (float *)(base + at.s),
+        .max = (float *)(base + at.max), .sum = (float *)(base + at.sum),
+        .q_pos = (int32_t *)(base + at.q_pos), .window_begin = (int32_t *)(base + at.window_begin),
+    };
+    st.k += st.n_cells;
+    return st;
+}
+
+/* Rows beyond n_rows repeat the last one, so that they widen no span; their results are never stored. */
+static void load_q(tile_state *st)
+{
+    const tmx_attention_params *p = st->params;
+    const size_t n_bytes = attn_element_bytes(p->q_type);
+    const size_t head_begin = (size_t)st->task->kv_head * (size_t)st->n_group;
+    cell *stage = (cell *)(void *)st->s;
+    for (int32_t block = 0; block < st->n_blocks; block++) {
+        cell *q = st->q + (size_t)block * st->n_cells * BLOCK;
+        for (int32_t i = 0; i < BLOCK; i++) {
+            const int32_t row = min_i32(block * BLOCK + i, st->n_rows - 1);
+            const int32_t q_pos = st->task->t_begin + row / st->n_group;
+            const size_t at = (size_t)(q_pos - st->seq->q_begin) * p->q_pos_stride
+                            + (head_begin + (size_t)(row % st->n_group)) * p->q_head_stride;
+            load_row(stage + (size_t)i * st->n_cells, (const char *)st->seq->q + at * n_bytes, p->q_type, st->head_dim);
+            st->q_pos[block * BLOCK + i] = q_pos;
+            st->window_begin[block * BLOCK + i] = window_begin_of(st, q_pos);
+        }
+        for (size_t c = 0; c < st->n_cells; c++) {
+            for (size_t i = 0; i < BLOCK; i++) q[c * BLOCK + i] = stage[i * st->n_cells + c];
+        }
+    }
+    const size_t n_rows = (size_t)st->n_blocks * BLOCK;
+    for (size_t i = 0; i < n_rows * st->d_pad; i++) st->o[i] = 0.0f;
+    for (size_t i = 0; i < n_rows; i++) {
+        st->max[i] = -FLT_MAX;
+        st->sum[i] = 0.0f;
+    }
+}
+
+static bool has_nonfinite(const cell *v, size_t n)
+{
+    const uint32_t magnitude = CELL == 1 ? 0x7fffffffu : 0x7fff7fffu, one = CELL == 1 ? 0x00800000u : 0x00800080u;
+    const uint32_t sign = ~magnitude;
+    uint32_t carry = 0;            /* an exponent of all ones, one more, reaches the sign bit */
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, v + i, sizeof bits);
+        carry |= (bits & magnitude) + one;
+    }
+    return (carry & sign) != 0;
+}
+
+/* Brings keys [k_begin, k_end) into scratch.  Rows just outside that a step may touch are set to zero: nothing read
+ * there counts, but it should not be what an earlier call left.  Returns whether V holds NaN or infinity. */
+static bool load_tile(const tile_state *st, int32_t base, int32_t k_begin, int32_t k_end)
+{
+    const tmx_attention_params *p = st->params;
+    const size_t n_bytes = attn_element_bytes(p->kv_type), head = (size_t)st->task->kv_head;
+    const char *k = (const char *)st->seq->k + head * p->k_head_stride * n_bytes;
+    const char *v = (const char *)st->seq->v + head * p->v_head_stride * n_bytes;
+    for (int32_t key = k_begin; key < k_end; key++) {
+        load_row(st->k + (size_t)(key - base) * st->n_cells, k + (size_t)key * p->k_pos_stride * n_bytes, p->kv_type,
+                 st->head_dim);
+    }
+    cell *before = st->k + (ptrdiff_t)(k_begin - base - 1) * (ptrdiff_t)st->n_cells;
+    cell *behind = st->k + (size_t)(k_end - base) * st->n_cells;
+    memset(before, 0, st->n_cells * sizeof *before);
+    memset(behind, 0, ATTN_KEY_PAD * st->n_cells * sizeof *behind);
+    for (int32_t key = k_begin - k_begin % CELL; key < k_end; key += CELL) {
+        const void *rows[CELL];
+        for (int32_t i = 0; i < CELL; i++) {
+            const bool is_inside = key + i >= k_begin && key + i < k_end;
+            rows[i] = is_inside ? v + (size_t)(key + i) * p->v_pos_stride * n_bytes : NULL;
+        }
+        cell *to = st->v + (size_t)((key - base) / CELL) * st->d_pad;
+        load_values(to, rows, p->kv_type, st->head_dim);
+        memset(to + st->head_dim, 0, (st->d_pad - (size_t)st->head_dim) * sizeof *to);
+    }
+    const size_t v_begin = (size_t)((k_begin - base) / CELL) * st->d_pad;
+    const size_t v_end = (size_t)((k_end - base + CELL - 1) / CELL) * st->d_pad;
+    return has_nonfinite(st->v + v_begin, v_end - v_begin);
+}
+
+static key_span span_of(const tile_state *st, int32_t block, int32_t k_begin, int32_t k_end)
+{
+    const int32_t first_pos = st->q_pos[block * BLOCK], last_pos = st->q_pos[block * BLOCK + BLOCK - 1];
+    const bool has_dense = last_pos >= st->first_dense_row, has_streaming = first_pos < st->first_dense_row;
+    key_span span = { .first_pos = first_pos, .begin = k_begin, .end = min_i32(k_end, last_pos + 1) };
+    if (has_streaming) span.full_begin = window_begin_of(st, min_i32(last_pos, st->first_dense_row - 1));
+    if (!has_dense && k_begin >= st->n_sink) span.begin = max_i32(k_begin, window_begin_of(st, first_pos));
+    if (span.begin > span.end) span.begin = span.end;
+    span.start = span.begin - span.begin % CELL;
+    return span;
+}
+
+/* s[j][row] = q[row] . k[j] for KEY_STEP keys. */
+ALWAYS_INLINE void score_step(const cell *q, const cell *k, size_t n_cells, vf s[KEY_STEP][ROW_VECS])
+{
+    UNROLL for (int j = 0; j < KEY_STEP; j++) {
+        UNROLL for (int r = 0; r < ROW_VECS; r++) s[j][r] = vf_zero();
+    }
+    for (size_t c = 0; c < n_cells; c++) {
+        vc q_c[ROW_VECS];
+        UNROLL for (int r = 0; r < ROW_VECS; r++) q_c[r] = vc_load(q + c * BLOCK + r * LANES);
+        UNROLL for (int j = 0; j < KEY_STEP; j++) {
+            const vc k_jc = vc_set1(k + (size_t)j * n_cells + c);
+            UNROLL for (int r = 0; r < ROW_VECS; r++) s[j][r] = vc_dot(s[j][r], q_c[r], k_jc);
+        }
+    }
+}
+
+/* Scores of a block's span into st->s, row 0 = span.start; max grows to cover them. */
+static void score_block(const tile_state *st, int32_t block, int32_t base, key_span span, vf max[ROW_VECS])
+{
+    const cell *q = st->q + (size_t)block * st->n_cells * BLOCK;
+    float *s_out = st->s;
+    vf m[ROW_VECS];
+    UNROLL for (int r = 0; r < ROW_VECS; r++) m[r] = max[r];
+    for (int32_t key = span.start; key < span.end; key += KEY_STEP, s_out += KEY_STEP * BLOCK) {
+        vf s[KEY_STEP][ROW_VECS];
+        score_step(q, st->k + (size_t)(key - base) * st->n_cells, st->n_cells, s);
+        const int32_t key_end = key + KEY_STEP;
+        const bool is_full = key >= span.begin && key_end <= span.end && key_end - 1 <= span.first_pos
+                          && (key >= span.full_begin || key_end <= st->n_sink);
+        if (!is_full) {
+            UNROLL for (int r = 0; r < ROW_VECS; r++) {
+                const int32_t row = block * BLOCK + r * LANES;
+                const vi any = vi_set1(span.begin);
+                const vi hi = vi_min(vi_load(st->q_pos + row), vi_set1(span.end - 1));
+                const vi lo = vi_max(vi_load(st->window_begin + row), any);
+                UNROLL for (int j = 0; j < KEY_STEP; j++) {
+                    s[j][r] = vf_hide(s[j][r], key + j, key + j < st->n_sink ? any : lo, hi);
+                }
+            }
+        }
+        UNROLL for (int j = 0; j < KEY_STEP; j++) {
+            UNROLL for (int r = 0; r < ROW_VECS; r++) {
+                m[r] = vf_max(s[j][r], m[r]);
+                vf_store(s_out + j * BLOCK + r * LANES, s[j][r]);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < ROW_VECS; r++) max[r] = m[r];
+}
+
+/* Scores of n cells of keys become weights, in place; sum = what they add up to. */
+static const cell *weigh_block(float *s, int32_t n, const vf max[ROW_VECS], vf c, vf sum[ROW_VECS])
+{
+    cell *const p_begin = (cell *)(void *)s;
+    cell *p = p_begin;
+    vf total[ROW_VECS], m[ROW_VECS];
+    UNROLL for (int r = 0; r < ROW_VECS; r++) {
+        total[r] = vf_zero();
+        m[r] = max[r];
+    }
+    for (int32_t i = 0; i < n; i++, p += BLOCK, s += CELL * BLOCK) {
+        UNROLL for (int r = 0; r < ROW_VECS; r++) {
+            vc_store(p + r * LANES, vc_weigh(s + r * LANES, BLOCK, m[r], c, &total[r]));
+        }
+    }
+    UNROLL for (int r = 0; r < ROW_VECS; r++) sum[r] = total[r];
+    return p_begin;
+}
+
+/* o[d][row] += sum over cells i of v[i][d] p[i][row] for DIM_STEP values of d.  is_guarded keeps 0 * NaN out of rows
+ * that do not see the NaN. */
+ALWAYS_INLINE void value_step(float *o, const cell *p, const cell *v, size_t v_stride, int32_t n, bool is_guarded)
+{
+    vf acc[DIM_STEP][ROW_VECS];
+    UNROLL for (int j = 0; j < DIM_STEP; j++) {
+        UNROLL for (int r = 0; r < ROW_VECS; r++) acc[j][r] = vf_load(o + j * BLOCK + r * LANES);
+    }
+    for (int32_t i = 0; i < n; i++, p += BLOCK, v += v_stride) {
+        vc p_i[ROW_VECS];
+        UNROLL for (int r = 0; r < ROW_VECS; r++) p_i[r] = vc_load(p + r * LANES);
+        UNROLL for (int j = 0; j < DIM_STEP; j++) {
+            const vc v_ij = vc_set1(v + j);
+            UNROLL for (int r = 0; r < ROW_VECS; r++) {
+                acc[j][r] = vc_dot(acc[j][r], p_i[r], is_guarded ? vc_where_nonzero(p_i[r], v_ij) : v_ij);
+            }
+        }
+    }
+    UNROLL for (int j = 0; j < DIM_STEP; j++) {
+        UNROLL for (int r = 0; r < ROW_VECS; r++) vf_store(o + j * BLOCK + r * LANES, acc[j][r]);
+    }
+}
+
+static void block_step(const tile_state *st, int32_t block, int32_t base, key_span span, bool is_guarded)
+{
+    float *max_at = st->max + block * BLOCK, *sum_at = st->sum + block * BLOCK;
+    float *o = st->o + (size_t)block * st->d_pad * BLOCK;
+    const vf c = vf_set1(st->scale_log2);
+    vf old[ROW_VECS], max[ROW_VECS], sum[ROW_VECS], rescale[ROW_VECS];
+    UNROLL for (int r = 0; r < ROW_VECS; r++) max[r] = old[r] = vf_load(max_at + r * LANES);
+    score_block(st, block, base, span, max);
+
+    const int32_t n = (span.end - span.start + CELL - 1) / CELL;
+    const cell *p = weigh_block(st->s, n, max, c, sum);
+
+    bool has_new_max = false;
+    UNROLL for (int r = 0; r < ROW_VECS; r++) {
+        rescale[r] = vf_exp2(vf_mul(vf_sub(old[r], max[r]), c));
+        has_new_max |= vf_any_differs(old[r], max[r]);
+        vf_store(sum_at + r * LANES, vf_add(vf_mul(vf_load(sum_at + r * LANES), rescale[r]), sum[r]));
+        vf_store(max_at + r * LANES, max[r]);
+    }
+    if (has_new_max) {
+        for (size_t d = 0; d < st->d_pad; d++) {
+            UNROLL for (int r = 0; r < ROW_VECS; r++) {
+                float *at = o + d * BLOCK + r * LANES;
+                vf_store(at, vf_mul(vf_load(at), rescale[r]));
+            }
+        }
+    }
+
+    const cell *v = st->v + (size_t)((span.start - base) / CELL) * st->d_pad;
+    for (size_t d = 0; d < st->d_pad; d += DIM_STEP) {
+        if (is_guarded) value_step(o + d * BLOCK, p, v + d, st->d_pad, n, true);
+        else value_step(o + d * BLOCK, p, v + d, st->d_pad, n, false);
+    }
+}
+
+/* Columns of from [n][BLOCK] become rows of n. */
+static void scatter_rows(const tile_state *st, int32_t block, const uint32_t *from, size_t n_bytes)
+{
+    const tmx_attention_params *p = st->params;
+    const size_t head_begin = (size_t)st->task->kv_head * (size_t)st->n_group;
+    const int32_t n_rows = min_i32(BLOCK, st->n_rows - block * BLOCK);
+    for (int32_t i = 0; i < n_rows; i++) {
+        const int32_t row = block * BLOCK + i;
+        const size_t pos = (size_t)(st->q_pos[row] - st->seq->q_begin), head = head_begin + (size_t)(row % st->n_group);
+        char *out = (char *)st->seq->out
+                  + (pos * p->out_pos_stride + head * p->out_head_stride) * attn_element_bytes(p->q_type);
+        size_t at = 0;
+        for (; at + 4 <= n_bytes; at += 4) memcpy(out + at, from + at / 4 * BLOCK + i, 4);
+        if (at < n_bytes) memcpy(out + at, from + at / 4 * BLOCK + i, n_bytes - at);
+    }
+}
+
+/* out = O / sum, lse = max scale + ln(sum); a row that saw nothing gives 0 and -inf. */
+static void finish(tile_state *st, int32_t block)
+{
+    const bool is_bf16 = st->params->q_type == TMX_TYPE_BF16;
+    const size_t head_dim = (size_t)st->head_dim;
+    const float *max = st->max + block * BLOCK, *sum = st->sum + block * BLOCK;
+    float *o = st->o + (size_t)block * st->d_pad * BLOCK;
+    uint32_t *words = (uint32_t *)(void *)st->s;
+    float inverse[BLOCK];
+    for (size_t i = 0; i < BLOCK; i++) inverse[i] = sum[i] == 0.0f ? 0.0f : 1.0f / sum[i];
+    for (size_t d = 0; d < st->d_pad; d++) {
+        for (size_t i = 0; i < BLOCK; i++) o[d * BLOCK + i] = o[d * BLOCK + i] * inverse[i] + 0.0f;
+    }
+    if (is_bf16) {                 /* two values of d side by side: half as many words to scatter */
+        for (size_t d = 0; d < head_dim; d += 2) {
+            const float *lo = o + d * BLOCK, *hi = lo + BLOCK;
+            for (size_t i = 0; i < BLOCK; i++) {
+                words[d / 2 * BLOCK + i] = bf16_from_f32(lo[i]) | (uint32_t)bf16_from_f32(hi[i]) << 16;
+            }
+        }
+    } else {
+        memcpy(words, o, head_dim * BLOCK * sizeof *o);
+    }
+    scatter_rows(st, block, words, head_dim * attn_element_bytes(st->params->q_type));
+
+    if (st->seq->lse == NULL) return;
+    const size_t head_begin = (size_t)st->task->kv_head * (size_t)st->n_group;
+    for (int32_t row = block * BLOCK; row < min_i32(st->n_rows, (block + 1) * BLOCK); row++, max++, sum++) {
+        const size_t pos = (size_t)(st->q_pos[row] - st->seq->q_begin), head = head_begin + (size_t)(row % st->n_group);
+        const double lse = (double)*max * (double)st->scale + log((double)*sum);
+        st->seq->lse[pos * (size_t)st->params->n_heads + head] = *sum == 0.0f ? -INFINITY : (float)lse;
+    }
+}
+
+/* Moves to the next absolute tile of ATTN_TILE_K keys.  A sink piece and a window piece of one absolute tile are one
+ * step, the gap between them masked: which of them a query tile gets apart depends on where it begins, and a row's bits
+ * must not. */
+static bool next_tile(key_tiles *it, key_tile *ahead, bool *has_ahead, key_tile *tile)
+{
+    if (!*has_ahead) return false;
+    *tile = *ahead;
+    *has_ahead = key_tiles_next(it, ahead);
+    if (*has_ahead && ahead->k_begin / ATTN_TILE_K == tile->k_begin / ATTN_TILE_K) {
+        tile->k_end = ahead->k_end;
+        *has_ahead = key_tiles_next(it, ahead);
+    }
+    return true;
+}
+
+static void tile_run(const attn_job *job, const attn_task *task, void *scratch)
+{
+    tile_state st = tile_state_of(job, task, scratch);
+    load_q(&st);
+    key_tiles it = key_tiles_of(&job->params->pattern, st.seq->n_prompt, task->t_begin, task->t_end, ATTN_TILE_K);
+    key_tile tile, ahead;
+    bool has_ahead = key_tiles_next(&it, &ahead);
+    while (next_tile(&it, &ahead, &has_ahead, &tile)) {
+        const int32_t base = tile.k_begin - tile.k_begin % ATTN_TILE_K;
+        const bool is_guarded = load_tile(&st, base, tile.k_begin, tile.k_end);
+        for (int32_t block = 0; block < st.n_blocks; block++) {
+            const key_span span = span_of(&st, block, tile.k_begin, tile.k_end);
+            if (span.begin < span.end) block_step(&st, block, base, span, is_guarded);
+        }
+    }
+    for (int32_t block = 0; block < st.n_blocks; block++) finish(&st, block);
+}
+
+#endif

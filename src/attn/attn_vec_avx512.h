@@ -1,0 +1,55 @@
+/* attn_vec_avx512.h - the part of attn_tile.h's vocabulary that both AVX-512 rungs share: 16 f32 lanes. */
+#ifndef TMX_ATTN_ATTN_VEC_AVX512_H
+#define TMX_ATTN_ATTN_VEC_AVX512_H
+
+#include "attn/attn_kernel.h"
+
+#include <immintrin.h>
+#include <math.h>
+
+typedef __m512 vf;
+typedef __m512i vi;
+
+enum { LANES = 16 };
+
+ALWAYS_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
+ALWAYS_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
+ALWAYS_INLINE vf vf_load(const float *x) { return _mm512_loadu_ps(x); }
+ALWAYS_INLINE void vf_store(float *x, vf v) { _mm512_storeu_ps(x, v); }
+ALWAYS_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+ALWAYS_INLINE bool vf_any_differs(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0; }
+
+ALWAYS_INLINE float vf_sum(vf v) { return _mm512_reduce_add_ps(v); }
+
+ALWAYS_INLINE vi vi_load(const int32_t *x) { return _mm512_loadu_si512(x); }
+ALWAYS_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
+ALWAYS_INLINE vi vi_min(vi a, vi b) { return _mm512_min_epi32(a, b); }
+ALWAYS_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+
+ALWAYS_INLINE vf vf_hide(vf s, int32_t k, vi lo, vi hi)
+{
+    const vi key = vi_set1(k);
+    const __mmask16 is_visible = _mm512_mask_cmple_epi32_mask(_mm512_cmple_epi32_mask(lo, key), key, hi);
+    return _mm512_mask_mov_ps(vf_set1(-INFINITY), is_visible, s);
+}
+
+/* 2^t, relative error 1.7e-7; exactly 1 at 0, exactly 0 below -150; NaN stays NaN (max gives its second argument). */
+ALWAYS_INLINE vf vf_exp2(vf t)
+{
+    const vf clamped = vf_max(vf_set1(-200.0f), t);
+    const vf whole = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const vf f = vf_sub(clamped, whole);
+    vf p = vf_set1(EXP2_C5);
+    p = vf_fma(p, f, vf_set1(EXP2_C4));
+    p = vf_fma(p, f, vf_set1(EXP2_C3));
+    p = vf_fma(p, f, vf_set1(EXP2_C2));
+    p = vf_fma(p, f, vf_set1(EXP2_C1));
+    p = vf_fma(p, f, vf_set1(1.0f));
+    return _mm512_scalef_ps(p, whole);
+}
+
+#endif
