@@ -1,0 +1,77 @@
+/* matvec.c - y = W x for one row of activations, straight from the blocks in the file.
+ *
+ * A task owns GROUP_ROWS outputs; each output is one dot product in one fixed order.  Decoding reads every weight once
+ * a token, so the floor is the bytes of the matrix over the memory bandwidth; the kernels only have to expand blocks
+ * faster than they arrive.  A block type without a kernel is expanded to f32 in scratch first. */
+#include "base/cpu.h"
+#include "base/pool.h"
+#include "gguf/blocks.h"
+#include "ops/matmul.h"
+#include "ops/matvec_kernel.h"
+
+#include <assert.h>
+
+enum { GROUP_ROWS = 16 };
+
+typedef struct run_job {
+    const matmul_source *source;
+    const block_format *format;
+    matvec_dot *dot;               /* over blocks, or over expanded rows */
+    bool is_expanded;
+    const float *x;
+    float *y, *scratch;
+    bool is_added;
+} run_job;
+
+static float dot_f32_scalar(const void *row, const float *x, size_t n)
+{
+    const float *w = row;
+    float sum[8] = { 0 };                        /* eight chains vectorise, and err less than one */
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        for (size_t lane = 0; lane < 8; lane++) sum[lane] += w[i + lane] * x[i + lane];
+    }
+    for (; i < n; i++) sum[i % 8] += w[i] * x[i];
+    return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
+}
+
+static matvec_dot *dot_for(tmx_isa isa, uint32_t type)
+{
+    switch (cpu_isa_resolve(isa)) {
+    case TMX_ISA_AVX512_BF16:
+    case TMX_ISA_AVX512: return matvec_dot_avx512(type);
+    case TMX_ISA_AVX2: return matvec_dot_avx2(type);
+    default: return type == BLOCK_F32 ? dot_f32_scalar : NULL;
+    }
+}
+
+static void run_group(void *ctx, int32_t task, int32_t thread)
+{
+    const run_job *job = ctx;
+    const size_t n_in = (size_t)job->source->n_in, row_bytes = block_row_bytes(job->format, n_in);
+    const int32_t begin = task * GROUP_ROWS, left = job->source->n_out - begin;
+    const int32_t end = begin + (left < GROUP_ROWS ? left : GROUP_ROWS);
+    float *expanded = job->scratch + (size_t)thread * n_in;
+    for (int32_t out = begin; out < end; out++) {
+        const void *row = (const char *)job->source->data + (size_t)out * row_bytes;
+        if (job->is_expanded) {
+            job->format->to_f32(row, expanded, n_in);
+            row = expanded;
+        }
+        const float sum = job->dot(row, job->x, n_in);
+        job->y[out] = job->is_added ? job->y[out] + sum : sum;
+    }
+}
+
+void matvec_run(const matmul_source *source, const float *x, float *y, bool is_added, tmx_isa isa,
+                void *scratch, tmx_pool *pool)
+{
+    run_job job = {
+        .source = source, .format = block_format_find(source->type), .dot = dot_for(isa, source->type),
+        .x = x, .y = y, .scratch = scratch, .is_added = is_added,
+    };
+    assert(job.format != NULL && job.format->to_f32 != NULL && source->n_in % job.format->n_elements == 0);
+    job.is_expanded = job.dot == NULL;
+    if (job.is_expanded) job.dot = dot_for(isa, BLOCK_F32);
+    pool_run(pool, (source->n_out + GROUP_ROWS - 1) / GROUP_ROWS, run_group, &job);
+}

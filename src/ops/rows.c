@@ -1,0 +1,27 @@
+#include "ops/rows.h"
+
+#include "base/cpu.h"
+#include "ops/rows_kernel.h"
+
+#include <math.h>
+
+const row_ops *row_ops_get(tmx_isa isa)
+{
+    switch (cpu_isa_resolve(isa)) {
+    case TMX_ISA_AVX512_BF16:
+    case TMX_ISA_AVX512: return &row_ops_avx512;
+    case TMX_ISA_AVX2: return &row_ops_avx2;
+    default: return &row_ops_scalar;
+    }
+}
+
+void rope_angles(int32_t position, float base, int32_t n_rot, const float *freq_divisor, float *cos_row, float *sin_row)
+{
+    for (int32_t i = 0; i < n_rot / 2; i++) {
+        float inv_freq = (float)(1.0 / pow((double)base, 2.0 * i / n_rot));
+        if (freq_divisor != NULL) inv_freq /= freq_divisor[i];
+        const float angle = (float)position * inv_freq;
+        cos_row[i] = (float)cos((double)angle);
+        sin_row[i] = (float)sin((double)angle);
+    }
+}

@@ -1,0 +1,32 @@
+/* rows.h - everything between the matrix products, one row at a time.  In: f32 rows.  Out: f32 rows, or rows of the
+ * activation type the next product wants (bf16 rounded to nearest even).  One table of functions per rung, filled with
+ * the scalar form first; a row's bits depend on nothing but the row and the rung. */
+#ifndef TMX_OPS_ROWS_H
+#define TMX_OPS_ROWS_H
+
+#include "tmx.h"
+
+typedef enum rope_style {
+    ROPE_INTERLEAVED = 0,          /* pairs (2i, 2i+1): GGUF llama */
+    ROPE_HALF_SPLIT = 1,           /* pairs (i, i + n_rot/2): qwen, gemma, phi */
+} rope_style;
+
+typedef struct row_ops {
+    /* y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i] */
+    void (*rmsnorm)(const float *x, const float *weight, float eps, int32_t n, void *y, tmx_type y_type);
+    /* y[i] = gate[i] / (1 + exp(-gate[i])) * up[i] */
+    void (*swiglu)(const float *gate, const float *up, int32_t n, void *y, tmx_type y_type);
+    /* One head rotated: the first n_rot of head_dim elements; cos, sin [n_rot / 2]; the rest is copied.  y may be x if
+     * it is f32. */
+    void (*rope)(const float *x, const float *cos, const float *sin, int32_t n_rot, int32_t head_dim, rope_style style,
+                 void *y, tmx_type y_type);
+    void (*convert)(const float *x, int32_t n, void *y, tmx_type y_type);
+} row_ops;
+
+const row_ops *row_ops_get(tmx_isa isa);       /* AUTO or a rung the CPU lacks: the best there is */
+
+/* cos and sin of position * base^(-2i/n_rot) / freq_divisor[i], [n_rot / 2] each; divisor may be NULL.
+ * The angle is rounded to f32 as in the models' training code, then taken in f64. */
+void rope_angles(int32_t position, float base, int32_t n_rot, const float *freq_divisor, float *cos, float *sin);
+
+#endif
