@@ -1,0 +1,288 @@
+#include "model/model.h"
+
+#include "base/cpu.h"
+#include "base/mem.h"
+#include "base/status.h"
+#include "gguf/blocks.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const model_family *const families[] = { &model_family_llama };
+enum { N_FAMILIES = sizeof families / sizeof families[0] };
+
+static void copy_string(char *to, size_t size, gguf_string from)
+{
+    const size_t n = from.n_bytes < size - 1 ? from.n_bytes : size - 1;
+    memcpy(to, from.data, n);
+    to[n] = '\0';
+}
+
+/* One part of a model that was cut into several files: the other tensors are elsewhere. */
+static tmx_status refuse_split(const tmx_file *file, tmx_error *err)
+{
+    uint32_t n_parts;
+    TRY(gguf_get_u32_or(file, "split.count", 1, &n_parts, err));
+    if (n_parts <= 1) return TMX_OK;
+    return refuse(err, TMX_E_UNSUPPORTED, "%s: split.count %u: a model split into several files is not supported; merge "
+                  "them into one", gguf_label(file), n_parts);
+}
+
+static tmx_status read_name(const tmx_file *file, char *name, size_t size, tmx_error *err)
+{
+    gguf_string text;
+    if (!gguf_has(file, "general.name")) return TMX_OK;
+    TRY(gguf_get_string(file, "general.name", &text, err));
+    copy_string(name, size, text);
+    return TMX_OK;
+}
+
+static tmx_status find_family(const tmx_file *file, const model_family **family, tmx_error *err)
+{
+    gguf_string name;
+    TRY(gguf_get_string(file, "general.architecture", &name, err));
+    for (int i = 0; i < N_FAMILIES; i++) {
+        if (strlen(families[i]->architecture) != name.n_bytes) continue;
+        if (memcmp(families[i]->architecture, name.data, name.n_bytes) != 0) continue;
+        *family = families[i];
+        return TMX_OK;
+    }
+    char text[48];
+    copy_string(text, sizeof text, name);
+    return refuse(err, TMX_E_UNSUPPORTED, "%s: architecture '%s' is not supported (supported: llama)", gguf_label(file), text);
+}
+
+static tmx_status read_n_vocab(const tmx_file *file, int32_t *n_vocab, tmx_error *err)
+{
+    gguf_array tokens;
+    TRY(gguf_get_array(file, "tokenizer.ggml.tokens", GGUF_STRING, &tokens, err));
+    if (tokens.n < 1 || tokens.n > (1u << 24)) {
+        return refuse(err, TMX_E_FORMAT, "%s: tokenizer.ggml.tokens has %llu entries, expected 1..%u",
+                      gguf_label(file), (unsigned long long)tokens.n, 1u << 24);
+    }
+    *n_vocab = (int32_t)tokens.n;
+    return TMX_OK;
+}
+
+/* A tensor inside a layer that the family did not ask for would change the result if it were known (a bias, a second
+ * norm): refused.  Elsewhere it is worth a remark.  Old converters left RoPE tables behind, which say nothing new. */
+static tmx_status check_extras(const tmx_file *file, const model_tensors *t, const tmx_model_params *params, tmx_error *err)
+{
+    for (int32_t i = 0; i < tmx_file_n_tensors(file); i++) {
+        if (t->is_used[i]) continue;
+        const char *name = gguf_tensor_at(file, i)->name;
+        if (strncmp(name, "blk.", 4) == 0 && strstr(name, "rot_embd") == NULL) {
+            return refuse(err, TMX_E_UNSUPPORTED, "%s: tensor %s is not part of a %s layer as this program runs it",
+                          gguf_label(file), name, t->family->architecture);
+        }
+        if (params->warn != NULL) {
+            char line[192];
+            snprintf(line, sizeof line, "tensor %s is not used by this architecture; ignored", name);
+            params->warn(params->warn_ctx, line);
+        }
+    }
+    return TMX_OK;
+}
+
+static void free_tensors(model_tensors *t)
+{
+    mem_free(t->is_used);
+    mem_free(t->layers);
+}
+
+/* Everything that can be known without packing: shape, tensors, extras.  The caller frees t, also after a failure. */
+static tmx_status read_tensors(const tmx_file *file, const tmx_model_params *params, model_tensors *t, tmx_error *err)
+{
+    TRY(refuse_split(file, err));
+    TRY(find_family(file, &t->family, err));
+    TRY(read_name(file, t->name, sizeof t->name, err));
+    TRY(t->family->read_shape(file, &t->shape, err));
+    TRY(read_n_vocab(file, &t->shape.n_vocab, err));
+    const int32_t n_layers = t->shape.n_layers, n_tensors = tmx_file_n_tensors(file);
+    if (n_tensors < n_layers) {
+        return refuse(err, TMX_E_FORMAT, "%s: %d tensors cannot hold block_count %d layers", gguf_label(file), n_tensors, n_layers);
+    }
+    t->layers = mem_alloc((size_t)n_layers, sizeof *t->layers);
+    t->is_used = mem_alloc((size_t)n_tensors, sizeof *t->is_used);
+    if (t->layers == NULL || t->is_used == NULL) {
+        return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", gguf_label(file), n_layers);
+    }
+    TRY(t->family->find_tensors(file, t, err));
+    return check_extras(file, t, params, err);
+}
+
+static uint64_t count_params(const tmx_file *file)
+{
+    uint64_t n = 0;
+    for (int32_t i = 0; i < tmx_file_n_tensors(file); i++) {
+        const gguf_tensor *t = gguf_tensor_at(file, i);
+        uint64_t product = 1;
+        for (int32_t d = 0; d < t->n_dims; d++) product *= (uint64_t)t->shape[d];   /* bounded by the file: cannot overflow */
+        n += product;
+    }
+    return n;
+}
+
+static void fill_info(tmx_model_info *info, const model_shape *s, const tmx_file *file)
+{
+    info->n_layers = s->n_layers;
+    info->n_embd = s->n_embd;
+    info->n_heads = s->n_heads;
+    info->n_kv_heads = s->n_kv_heads;
+    info->head_dim = s->head_dim;
+    info->n_ff = s->n_ff;
+    info->n_vocab = s->n_vocab;
+    info->n_ctx_train = s->n_ctx_train;
+    info->rope_freq_base = s->rope_freq_base;
+    info->rms_eps = s->rms_eps;
+    info->n_params = count_params(file);
+}
+
+tmx_status tmx_model_probe_file(const tmx_file *file, tmx_model_info *info, tmx_error *err)
+{
+    if (file == NULL || info == NULL) return refuse(err, TMX_E_ARG, "tmx_model_probe_file: NULL argument");
+    model_tensors t = { 0 };
+    vocab *v = NULL;
+    const tmx_model_params params = { 0 };
+    tmx_status status = read_tensors(file, &params, &t, err);
+    if (status == TMX_OK) status = vocab_create(&v, file, err);
+    if (status == TMX_OK) {
+        *info = (tmx_model_info){ .architecture = t.family->architecture, .name = "", .fingerprint = "" };
+        fill_info(info, &t.shape, file);
+    }
+    vocab_free(v);
+    free_tensors(&t);
+    return status;
+}
+
+/* Norm weights are small and read for every row: expanded to f32 once. */
+static tmx_status expand_norms(tmx_model *m, tmx_error *err)
+{
+    const model_shape *s = &m->tensors.shape;
+    const size_t n_embd = (size_t)s->n_embd, n_rows = 2 * (size_t)s->n_layers + 1;
+    m->norms = mem_alloc(n_rows * n_embd + (size_t)s->n_rot / 2, sizeof(float));
+    if (m->norms == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for the norm weights", gguf_label(m->file));
+    float *at = m->norms;
+    for (int32_t l = 0; l <= s->n_layers; l++) {
+        const bool is_end = l == s->n_layers;
+        const gguf_tensor *pair[2] = { is_end ? m->tensors.output_norm : m->tensors.layers[l].attn_norm,
+                                       is_end ? NULL : m->tensors.layers[l].ffn_norm };
+        for (int i = 0; i < 2 && pair[i] != NULL; i++, at += n_embd) {
+            block_format_find(pair[i]->type)->to_f32(pair[i]->data, at, n_embd);
+            if (is_end) m->output_norm = at;
+            else if (i == 0) m->layers[l].attn_norm = at;
+            else m->layers[l].ffn_norm = at;
+        }
+    }
+    const gguf_tensor *divisor = m->tensors.rope_freqs;
+    if (divisor != NULL) {
+        block_format_find(divisor->type)->to_f32(divisor->data, at, (size_t)s->n_rot / 2);
+        m->rope_divisor = at;
+    }
+    return TMX_OK;
+}
+
+static tmx_status pack(tmx_model *m, matmul_weight **weight, const gguf_tensor *const *tensors, int32_t n, tmx_pool *pool,
+                       tmx_error *err)
+{
+    matmul_source sources[3];
+    for (int32_t i = 0; i < n; i++) sources[i] = tensor_source(tensors[i]);
+    return matmul_weight_create(weight, sources, n, m->compute, m->isa, MATMUL_AUTO, pool, err);
+}
+
+static tmx_status pack_weights(tmx_model *m, tmx_pool *pool, tmx_error *err)
+{
+    const uint64_t need = model_weight_bytes(&m->info, m->compute), have = mem_available_bytes();
+    if (have != 0 && need > have) {
+        return refuse(err, TMX_E_MEMORY, "%s: packed weights need %.1f GiB, %.1f GiB of memory are available",
+                      gguf_label(m->file), (double)need / 0x1p30, (double)have / 0x1p30);
+    }
+    const int32_t n_layers = m->info.n_layers;
+    for (int32_t l = 0; l < n_layers; l++) {
+        model_layer *layer = &m->layers[l];
+        const layer_tensors *t = layer->tensors = &m->tensors.layers[l];
+        if (l == n_layers - 1) {                   /* its other products run on single rows, from the file */
+            TRY(pack(m, &m->last_kv, (const gguf_tensor *[]){ t->k, t->v }, 2, pool, err));
+            break;
+        }
+        TRY(pack(m, &layer->qkv, (const gguf_tensor *[]){ t->q, t->k, t->v }, 3, pool, err));
+        TRY(pack(m, &layer->attn_output, (const gguf_tensor *[]){ t->attn_output }, 1, pool, err));
+        TRY(pack(m, &layer->gate_up, (const gguf_tensor *[]){ t->gate, t->up }, 2, pool, err));
+        TRY(pack(m, &layer->down, (const gguf_tensor *[]){ t->down }, 1, pool, err));
+    }
+    return TMX_OK;
+}
+
+uint64_t model_weight_bytes(const tmx_model_info *info, tmx_compute compute)
+{
+    const int32_t n_q = info->n_heads * info->head_dim, n_kv = info->n_kv_heads * info->head_dim;
+    const uint64_t layer = (uint64_t)matmul_weight_bytes(n_q + 2 * n_kv, info->n_embd, compute)
+                         + matmul_weight_bytes(info->n_embd, n_q, compute)
+                         + matmul_weight_bytes(2 * info->n_ff, info->n_embd, compute)
+                         + matmul_weight_bytes(info->n_embd, info->n_ff, compute);
+    return layer * (uint64_t)(info->n_layers - 1) + matmul_weight_bytes(2 * n_kv, info->n_embd, compute);
+}
+
+tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa)
+{
+    if (compute != TMX_COMPUTE_AUTO) return compute;
+    return isa == TMX_ISA_AVX512_BF16 ? TMX_COMPUTE_BF16 : TMX_COMPUTE_F32;
+}
+
+static tmx_status open_file(tmx_model *m, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
+{
+    m->isa = cpu_isa_resolve(params->isa);
+    m->compute = model_compute_resolve(params->compute, m->isa);
+    TRY(read_tensors(m->file, params, &m->tensors, err));
+    TRY(vocab_create(&m->vocab, m->file, err));
+    gguf_fingerprint(m->file, m->fingerprint);
+    m->info = (tmx_model_info){ .architecture = m->tensors.family->architecture, .name = m->tensors.name, .fingerprint = m->fingerprint };
+    fill_info(&m->info, &m->tensors.shape, m->file);
+    m->layers = mem_alloc((size_t)m->info.n_layers, sizeof *m->layers);
+    if (m->layers == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", gguf_label(m->file), m->info.n_layers);
+    TRY(expand_norms(m, err));
+    return pack_weights(m, pool, err);
+}
+
+tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
+{
+    static const tmx_model_params defaults;
+    if (model == NULL || path == NULL) return refuse(err, TMX_E_ARG, "tmx_model_open: NULL argument");
+    tmx_model *m = mem_alloc(1, sizeof *m);
+    if (m == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory", path);
+    tmx_status status = tmx_file_open(&m->file, path, err);
+    if (status == TMX_OK) status = open_file(m, params != NULL ? params : &defaults, pool, err);
+    if (status != TMX_OK) {
+        tmx_model_close(m);
+        return status;
+    }
+    *model = m;
+    return TMX_OK;
+}
+
+void tmx_model_close(tmx_model *m)
+{
+    if (m == NULL) return;
+    for (int32_t l = 0; m->layers != NULL && l < m->info.n_layers; l++) {
+        matmul_weight_free(m->layers[l].qkv);
+        matmul_weight_free(m->layers[l].attn_output);
+        matmul_weight_free(m->layers[l].gate_up);
+        matmul_weight_free(m->layers[l].down);
+    }
+    matmul_weight_free(m->last_kv);
+    vocab_free(m->vocab);
+    mem_free(m->norms);
+    mem_free(m->layers);
+    free_tensors(&m->tensors);
+    tmx_file_close(m->file);
+    mem_free(m);
+}
+
+const tmx_model_info *tmx_model_info_get(const tmx_model *model) { return model == NULL ? NULL : &model->info; }
+tmx_compute tmx_model_compute(const tmx_model *model) { return model->compute; }
+tmx_isa tmx_model_isa(const tmx_model *model) { return model->isa; }
+
+const char *tmx_model_provider(const tmx_model *model)
+{
+    return matmul_provider_of(model->last_kv) == MATMUL_ONEDNN ? "onednn" : "builtin";
+}

@@ -1,0 +1,411 @@
+/* test_session.c - prefill and decode of a tiny random model: against f64, and bit for bit against themselves. */
+#include "base/cpu.h"
+#include "run/session.h"
+#include "tiny_model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { N_PROMPT = 203 };
+
+static const tmx_pattern triangle = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 3, .n_window = 20, .n_last = 11 };
+static const tmx_pattern streaming = { .kind = TMX_PATTERN_STREAMING, .n_sink = 3, .n_window = 20 };
+static const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE };
+
+typedef struct machine {           /* a model opened in one way */
+    tiny_model tiny;
+    tmx_pool *pool;
+    tmx_model *model;
+} machine;
+
+static void random_tokens(int32_t *tokens, int32_t n, uint64_t seed)
+{
+    for (int32_t i = 0; i < n; i++) tokens[i] = (int32_t)(tiny_random(&seed) % TINY_VOCAB);
+}
+
+static void open_machine(machine *m, tmx_isa isa, tmx_compute compute, int32_t n_threads)
+{
+    tmx_error err = { 0 };
+    tiny_model_create(&m->tiny, 7, isa != TMX_ISA_AVX2, isa != TMX_ISA_SCALAR);
+    assert_int_equal(tmx_pool_create(&m->pool, n_threads, &err), TMX_OK);
+    const tmx_model_params params = { .isa = isa, .compute = compute };
+    if (tmx_model_open(&m->model, m->tiny.path, &params, m->pool, &err) != TMX_OK) fail_msg("%s", err.text);
+}
+
+static void close_machine(machine *m)
+{
+    tmx_model_close(m->model);
+    tmx_pool_free(m->pool);
+    tiny_model_free(&m->tiny);
+}
+
+static tmx_session *open_session(const machine *m, const tmx_pattern *patterns, const tmx_session_params *params)
+{
+    tmx_error err = { 0 };
+    tmx_plan *plan;
+    tmx_session *session = NULL;
+    assert_int_equal(plan_create_dense(&plan, TINY_LAYERS, &err), TMX_OK);
+    for (int l = 0; l < TINY_LAYERS; l++) plan->layers[l] = patterns[l];
+    if (tmx_session_create(&session, m->model, plan, m->pool, params, &err) != TMX_OK) fail_msg("%s", err.text);
+    tmx_plan_free(plan);
+    return session;
+}
+
+static void prefill(const machine *m, const tmx_pattern *pattern, int32_t n_chunk, const int32_t *tokens, int32_t n, float *logits)
+{
+    const tmx_pattern patterns[TINY_LAYERS] = { *pattern, *pattern, *pattern };
+    tmx_error err = { 0 };
+    tmx_session *session = open_session(m, patterns, &(tmx_session_params){ .n_chunk = n_chunk });
+    for (int i = 0; i < TINY_VOCAB; i++) logits[i] = NAN;
+    const tmx_prompt prompt = { .tokens = tokens, .n_tokens = n, .logits = logits };
+    if (tmx_prefill(session, &prompt, 1, &err) != TMX_OK) fail_msg("%s", err.text);
+    tmx_session_free(session);
+}
+
+/* Relative to the largest logit. */
+static double worst_difference(const float *a, const double *b)
+{
+    double worst = 0, largest = 0;
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        const double difference = fabs((double)a[i] - b[i]);
+        if (!(difference <= worst)) worst = difference;         /* NaN never passes */
+        largest = fmax(largest, fabs(b[i]));
+    }
+    return worst / largest;
+}
+
+/* Measured: f32 below 4e-6, bf16 below 2.7e-2, on every rung. */
+static double limit_of(tmx_compute compute) { return compute == TMX_COMPUTE_F32 ? 1e-5 : 0.04; }
+
+static void logits_match_f64(void **state)
+{
+    (void)state;
+    static const int32_t lengths[] = { 1, 2, 16, 17, 64, 65, N_PROMPT };
+    const tmx_pattern mixed[TINY_LAYERS] = { dense, triangle, streaming }, all_triangle[TINY_LAYERS] = { triangle, triangle, triangle };
+    int32_t tokens[N_PROMPT];
+    random_tokens(tokens, N_PROMPT, 1);
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+        if (!cpu_has((tmx_isa)isa)) continue;
+        for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
+            machine m;
+            double worst = 0;
+            open_machine(&m, (tmx_isa)isa, (tmx_compute)compute, 2);
+            for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+                const tmx_pattern *patterns = i % 2 ? mixed : all_triangle;
+                float logits[TINY_VOCAB];
+                double expected[TINY_VOCAB];
+                tmx_error err;
+                tmx_session *session = open_session(&m, patterns, NULL);
+                const tmx_prompt prompt = { .tokens = tokens, .n_tokens = lengths[i], .logits = logits };
+                assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+                tiny_forward_f64(&m.tiny, tokens, lengths[i], patterns, expected);
+                worst = fmax(worst, worst_difference(logits, expected));
+                tmx_session_free(session);
+            }
+            print_message("%-10s %s: worst difference %.2e\n", tmx_isa_name((tmx_isa)isa),
+                          compute == TMX_COMPUTE_F32 ? "f32 " : "bf16", worst);
+            assert_true(worst <= limit_of((tmx_compute)compute));
+            close_machine(&m);
+        }
+    }
+}
+
+static void bits_never_move(void **state)
+{
+    (void)state;
+    static const int32_t chunks[] = { 1, 7, 64, 100, N_PROMPT, 5000 };
+    const tmx_pattern *const patterns[] = { &dense, &triangle, &streaming };
+    int32_t tokens[N_PROMPT];
+    random_tokens(tokens, N_PROMPT, 2);
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+        if (!cpu_has((tmx_isa)isa)) continue;
+        for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
+            float first[3][TINY_VOCAB], logits[TINY_VOCAB];
+            for (int32_t n_threads = 1; n_threads <= 3; n_threads++) {
+                machine m;
+                open_machine(&m, (tmx_isa)isa, (tmx_compute)compute, n_threads);
+                for (int p = 0; p < 3; p++) {
+                    if (n_threads == 1) prefill(&m, patterns[p], 0, tokens, N_PROMPT, first[p]);
+                    for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
+                        prefill(&m, patterns[p], chunks[c], tokens, N_PROMPT, logits);
+                        if (memcmp(logits, first[p], sizeof logits) == 0) continue;
+                        fail_msg("%s, compute %d, %s, chunk %d, %d threads: other bits", tmx_isa_name((tmx_isa)isa), compute,
+                                 tmx_pattern_name(patterns[p]->kind), chunks[c], n_threads);
+                    }
+                }
+                close_machine(&m);
+            }
+        }
+    }
+}
+
+static void patterns_that_see_the_same_give_the_same_bits(void **state)
+{
+    (void)state;
+    const tmx_pattern wide = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 0, .n_window = N_PROMPT, .n_last = 5 };
+    const tmx_pattern no_tail = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 3, .n_window = 20, .n_last = 0 };
+    int32_t tokens[N_PROMPT];
+    random_tokens(tokens, N_PROMPT, 3);
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+        if (!cpu_has((tmx_isa)isa)) continue;
+        for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
+            machine m;
+            float a[TINY_VOCAB], b[TINY_VOCAB];
+            open_machine(&m, (tmx_isa)isa, (tmx_compute)compute, 2);
+            prefill(&m, &dense, 0, tokens, N_PROMPT, a);
+            prefill(&m, &wide, 64, tokens, N_PROMPT, b);
+            assert_memory_equal(a, b, sizeof a);
+            prefill(&m, &streaming, 0, tokens, N_PROMPT, a);
+            prefill(&m, &no_tail, 64, tokens, N_PROMPT, b);
+            assert_memory_equal(a, b, sizeof a);
+            prefill(&m, &dense, 0, tokens, N_PROMPT, b);
+            assert_memory_not_equal(a, b, sizeof a);
+            close_machine(&m);
+        }
+    }
+}
+
+static void a_batch_is_its_prompts(void **state)
+{
+    (void)state;
+    enum { N_SEQS = 4 };
+    static const int32_t lengths[N_SEQS] = { 90, 1, N_PROMPT, 33 }, seqs[N_SEQS] = { 2, 0, 3, 1 };
+    static int32_t tokens[N_SEQS][N_PROMPT];
+    machine m;
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    const tmx_pattern patterns[TINY_LAYERS] = { triangle, dense, triangle };
+    static float alone[N_SEQS][TINY_VOCAB], together[N_SEQS][TINY_VOCAB];
+    tmx_error err;
+    tmx_prompt prompts[N_SEQS];
+    for (int i = 0; i < N_SEQS; i++) {
+        random_tokens(tokens[i], N_PROMPT, (uint64_t)i + 10);
+        tmx_session *session = open_session(&m, patterns, NULL);
+        prompts[i] = (tmx_prompt){ .tokens = tokens[i], .n_tokens = lengths[i], .logits = alone[i] };
+        assert_int_equal(tmx_prefill(session, &prompts[i], 1, &err), TMX_OK);
+        tmx_session_free(session);
+    }
+    for (int32_t n_chunk = 30; n_chunk < 400; n_chunk += 170) {
+        tmx_session *session = open_session(&m, patterns, &(tmx_session_params){ .n_seqs = N_SEQS, .n_chunk = n_chunk });
+        for (int i = 0; i < N_SEQS; i++) {
+            prompts[i].logits = together[i];
+            prompts[i].seq = seqs[i];
+        }
+        memset(together, 0xff, sizeof together);
+        assert_int_equal(tmx_prefill(session, prompts, N_SEQS, &err), TMX_OK);
+        assert_memory_equal(alone, together, sizeof alone);
+        for (int i = 0; i < N_SEQS; i++) assert_int_equal(tmx_session_n_past(session, seqs[i]), lengths[i]);
+        tmx_session_free(session);
+    }
+    close_machine(&m);
+}
+
+static void decoding_continues_the_prompt(void **state)
+{
+    (void)state;
+    const tmx_pattern patterns[TINY_LAYERS] = { dense, dense, dense };
+    int32_t tokens[N_PROMPT];
+    random_tokens(tokens, N_PROMPT, 4);
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+        if (!cpu_has((tmx_isa)isa)) continue;
+        machine m;
+        open_machine(&m, (tmx_isa)isa, TMX_COMPUTE_F32, 2);
+        for (int32_t n_first = 1; n_first < N_PROMPT; n_first += 67) {
+            float logits[TINY_VOCAB];
+            double expected[TINY_VOCAB];
+            tmx_error err;
+            tmx_session *session = open_session(&m, patterns, NULL);
+            const tmx_prompt prompt = { .tokens = tokens, .n_tokens = n_first };
+            assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+            for (int32_t i = n_first; i < n_first + 9; i++) {
+                if (tmx_decode(session, 0, tokens[i % N_PROMPT], logits, &err) != TMX_OK) fail_msg("%s", err.text);
+            }
+            if (n_first + 9 > N_PROMPT) break;
+            tiny_forward_f64(&m.tiny, tokens, n_first + 9, patterns, expected);
+            assert_true(worst_difference(logits, expected) <= limit_of(TMX_COMPUTE_F32));
+            tmx_session_free(session);
+        }
+        close_machine(&m);
+    }
+}
+
+static void a_dense_prompt_may_come_in_turns(void **state)
+{
+    (void)state;
+    const tmx_pattern patterns[TINY_LAYERS] = { dense, dense, dense };
+    int32_t tokens[N_PROMPT];
+    float whole[TINY_VOCAB], turns[TINY_VOCAB];
+    tmx_error err;
+    machine m;
+    random_tokens(tokens, N_PROMPT, 5);
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    prefill(&m, &dense, 0, tokens, N_PROMPT, whole);
+    tmx_session *session = open_session(&m, patterns, NULL);
+    const tmx_prompt first = { .tokens = tokens, .n_tokens = 90 }, second = { .tokens = tokens + 90, .n_tokens = N_PROMPT - 90, .logits = turns };
+    assert_int_equal(tmx_prefill(session, &first, 1, &err), TMX_OK);
+    assert_int_equal(tmx_prefill(session, &second, 1, &err), TMX_OK);
+    assert_memory_equal(whole, turns, sizeof whole);
+    tmx_session_free(session);
+    close_machine(&m);
+}
+
+static bool stop_after(void *ctx, const tmx_progress *p)
+{
+    int *n_left = ctx;
+    assert_true(p->n_done > 0 && p->n_done <= p->n_total);
+    return (*n_left)-- > 0;
+}
+
+static void a_stopped_prefill_leaves_no_trace(void **state)
+{
+    (void)state;
+    const tmx_pattern patterns[TINY_LAYERS] = { triangle, dense, triangle };
+    int32_t tokens[N_PROMPT];
+    float fresh[TINY_VOCAB], again[TINY_VOCAB];
+    tmx_error err;
+    machine m;
+    random_tokens(tokens, N_PROMPT, 6);
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    for (int n_steps = 0; n_steps < 12; n_steps += 5) {
+        int n_left = n_steps;
+        tmx_session *session = open_session(&m, patterns, &(tmx_session_params){ .n_chunk = 50, .progress = stop_after, .progress_ctx = &n_left });
+        tmx_prompt prompt = { .tokens = tokens, .n_tokens = N_PROMPT, .logits = again };
+        assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_E_CANCELLED);
+        assert_int_equal(tmx_session_n_past(session, 0), 0);
+        n_left = 1 << 30;
+        assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+        tmx_session_reset(session);
+        prompt.logits = fresh;
+        assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+        assert_memory_equal(fresh, again, sizeof fresh);
+        tmx_session_free(session);
+    }
+    close_machine(&m);
+}
+
+static void wrong_calls_are_refused(void **state)
+{
+    (void)state;
+    const tmx_pattern patterns[TINY_LAYERS] = { dense, dense, dense };
+    int32_t tokens[TINY_CTX + 1];
+    float logits[TINY_VOCAB];
+    tmx_error err;
+    machine m;
+    random_tokens(tokens, TINY_CTX + 1, 8);
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 1);
+    tmx_session *session = open_session(&m, patterns, &(tmx_session_params){ .n_ctx = 64, .n_seqs = 2 });
+    const struct { tmx_prompt prompt; tmx_status status; const char *text; } cases[] = {
+        { { .tokens = tokens, .n_tokens = 0 }, TMX_E_ARG, "prompt 0: empty; at least one token is needed" },
+        { { .tokens = NULL, .n_tokens = 3 }, TMX_E_ARG, "prompt 0: empty; at least one token is needed" },
+        { { .tokens = tokens, .n_tokens = 65 }, TMX_E_FULL, "prompt 0: 65 tokens do not fit into a context of 64 tokens that holds 0" },
+        { { .tokens = tokens, .n_tokens = 3, .seq = 2 }, TMX_E_ARG, "prompt 0: sequence 2 is out of range 0..1" },
+        { { .tokens = (const int32_t[]){ 5, -1 }, .n_tokens = 2 }, TMX_E_ARG, "prompt 0: token 1 is -1, expected 0..256" },
+        { { .tokens = (const int32_t[]){ TINY_VOCAB }, .n_tokens = 1 }, TMX_E_ARG, "prompt 0: token 0 is 257, expected 0..256" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(tmx_prefill(session, &cases[i].prompt, 1, &err), cases[i].status);
+        assert_string_equal(err.text, cases[i].text);
+    }
+    const tmx_prompt twice[2] = { { .tokens = tokens, .n_tokens = 3, .seq = 1 }, { .tokens = tokens, .n_tokens = 3, .seq = 1 } };
+    assert_int_equal(tmx_prefill(session, twice, 2, &err), TMX_E_ARG);
+    assert_int_equal(tmx_decode(session, 0, 1, logits, &err), TMX_E_ARG);
+    const tmx_prompt full = { .tokens = tokens, .n_tokens = 64 };
+    assert_int_equal(tmx_prefill(session, &full, 1, &err), TMX_OK);
+    assert_int_equal(tmx_decode(session, 0, 1, logits, &err), TMX_E_FULL);
+    assert_int_equal(tmx_decode(session, 0, TINY_VOCAB, logits, &err), TMX_E_ARG);
+    tmx_plan *plan;
+    assert_int_equal(plan_create_dense(&plan, TINY_LAYERS, &err), TMX_OK);
+    assert_int_equal(tmx_session_set_plan(session, plan, &err), TMX_E_ARG);
+    tmx_session_reset(session);
+    assert_int_equal(tmx_session_set_plan(session, plan, &err), TMX_OK);
+    tmx_plan_free(plan);
+    tmx_session_free(session);
+
+    static const tmx_session_params bad[] = {
+        { .n_ctx = -1 }, { .n_ctx = TINY_CTX + 1 }, { .n_chunk = -1 }, { .n_seqs = -1 }, { .n_seqs = 100000 },
+        { .kv_type = (tmx_type)9 }, { .rope_freq_base = -1 }, { .rope_freq_base = NAN },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        session = NULL;
+        assert_int_equal(tmx_session_create(&session, m.model, NULL, m.pool, &bad[i], &err), TMX_E_ARG);
+        assert_null(session);
+    }
+    const tmx_session_params longer = { .n_ctx = TINY_CTX + 1, .rope_freq_base = 1e6f };
+    assert_int_equal(tmx_session_create(&session, m.model, NULL, m.pool, &longer, &err), TMX_OK);
+    tmx_session_free(session);
+    const tmx_session_params huge = { .n_ctx = 1 << 27, .n_seqs = 4096, .rope_freq_base = 1e6f };
+    assert_int_equal(tmx_session_create(&session, m.model, NULL, m.pool, &huge, &err), TMX_E_MEMORY);
+    close_machine(&m);
+}
+
+static void samplers_follow_their_definitions(void **state)
+{
+    (void)state;
+    enum { N = 5, N_DRAWS = 20000 };
+    const float logits[N] = { 1.0f, 3.0f, 2.0f, 3.0f, -1.0f };
+    tmx_sampler *s;
+    tmx_error err;
+    assert_int_equal(tmx_sampler_create(&s, NULL, N, &err), TMX_OK);
+    assert_int_equal(tmx_sampler_next(s, logits), 1);           /* ties: lowest id */
+    tmx_sampler_free(s);
+    const struct { tmx_sampler_params params; double expected[N]; } cases[] = {
+        { { .temperature = 1, .seed = 1 }, { 0.05367, 0.39660, 0.14590, 0.39660, 0.00726 } },
+        { { .temperature = 1, .top_k = 3, .seed = 2 }, { 0, 0.42231, 0.15536, 0.42231, 0 } },
+        { { .temperature = 1, .top_p = 0.7f, .seed = 3 }, { 0, 0.5, 0, 0.5, 0 } },
+        { { .temperature = 1, .min_p = 0.3f, .seed = 4 }, { 0, 0.42231, 0.15536, 0.42231, 0 } },
+        { { .temperature = 0.5f, .seed = 5 }, { 0.00850, 0.46425, 0.06283, 0.46425, 0.00016 } },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int counts[N] = { 0 };
+        assert_int_equal(tmx_sampler_create(&s, &cases[i].params, N, &err), TMX_OK);
+        for (int k = 0; k < N_DRAWS; k++) counts[tmx_sampler_next(s, logits)]++;
+        tmx_sampler_free(s);
+        for (int k = 0; k < N; k++) {
+            const double share = (double)counts[k] / N_DRAWS;
+            assert_true(fabs(share - cases[i].expected[k]) < 0.015);
+            if (cases[i].expected[k] == 0) assert_int_equal(counts[k], 0);
+        }
+    }
+    assert_int_equal(tmx_sampler_create(&s, &(tmx_sampler_params){ .repeat_penalty = 4 }, N, &err), TMX_OK);
+    tmx_sampler_accept(s, 1);
+    assert_int_equal(tmx_sampler_next(s, logits), 3);
+    tmx_sampler_free(s);
+    static const tmx_sampler_params bad[] = {
+        { .temperature = NAN }, { .temperature = -1 }, { .top_p = 2 }, { .min_p = -0.1f }, { .top_k = -1 }, { .repeat_last_n = -1 },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) assert_int_equal(tmx_sampler_create(&s, &bad[i], N, &err), TMX_E_ARG);
+}
+
+static void agreement_is_measured_in_f64(void **state)
+{
+    (void)state;
+    const float a[3] = { 1, 2, 3 }, b[3] = { 1, 3, 2 };
+    tmx_agreement r;
+    tmx_logits_compare(a, b, 3, &r);
+    /* p = softmax(a): KL = p2 (3 - 2) + p1 (2 - 3) with equal normalisers */
+    const double z = exp(1.0) + exp(2.0) + exp(3.0);
+    assert_true(fabs(r.kl - (exp(3.0) - exp(2.0)) / z) < 1e-12);
+    assert_int_equal(r.top_a, 2);
+    assert_int_equal(r.top_b, 1);
+    assert_true(fabs(r.margin_a - 1) < 1e-12 && fabs(r.max_abs_diff - 1) < 1e-12);
+    tmx_logits_compare(a, a, 3, &r);
+    assert_true(r.kl == 0 && r.max_abs_diff == 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_match_f64),
+        cmocka_unit_test(bits_never_move),
+        cmocka_unit_test(patterns_that_see_the_same_give_the_same_bits),
+        cmocka_unit_test(a_batch_is_its_prompts),
+        cmocka_unit_test(decoding_continues_the_prompt),
+        cmocka_unit_test(a_dense_prompt_may_come_in_turns),
+        cmocka_unit_test(a_stopped_prefill_leaves_no_trace),
+        cmocka_unit_test(wrong_calls_are_refused),
+        cmocka_unit_test(samplers_follow_their_definitions),
+        cmocka_unit_test(agreement_is_measured_in_f64),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
