@@ -1,0 +1,120 @@
+#include "commands.h"
+#include "plan_choice.h"
+#include "report.h"
+
+#include <stdio.h>
+
+/* What of a model a plan needs.  A plan file names the exact model, which only opening it tells. */
+typedef struct plan_target {
+    tmx_file *file;
+    tmx_pool *pool;
+    tmx_model *model;
+    tmx_model_info info;
+} plan_target;
+
+static int open_target(plan_target *t, const plan_options *o)
+{
+    tmx_error err;
+    if (o->output == NULL) {
+        if (tmx_file_open(&t->file, o->model, &err) != TMX_OK) return complain_error(&err);
+        return tmx_model_probe_file(t->file, &t->info, &err) == TMX_OK ? 0 : complain_error(&err);
+    }
+    if (tmx_pool_create(&t->pool, 0, &err) != TMX_OK) return complain_error(&err);
+    if (tmx_model_open(&t->model, o->model, NULL, t->pool, &err) != TMX_OK) return complain_error(&err);
+    t->info = *tmx_model_info_get(t->model);
+    return 0;
+}
+
+static bool is_same(const tmx_pattern *a, const tmx_pattern *b)
+{
+    if (a->kind != b->kind) return false;
+    return a->kind == TMX_PATTERN_DENSE
+           || (a->n_sink == b->n_sink && a->n_window == b->n_window && a->n_last == b->n_last);
+}
+
+static void print_layers(const tmx_plan *plan)
+{
+    const int32_t n_layers = tmx_plan_n_layers(plan);
+    printf("%-12s %-10s %8s %8s %8s\n", "layers", "pattern", "sink", "window", "last");
+    for (int32_t first = 0, end; first < n_layers; first = end) {
+        const tmx_pattern *p = tmx_plan_layer(plan, first);
+        char range[32];
+        for (end = first + 1; end < n_layers && is_same(p, tmx_plan_layer(plan, end));) end++;
+        if (end - first == 1) snprintf(range, sizeof range, "%d", first);
+        else snprintf(range, sizeof range, "%d-%d", first, end - 1);
+        if (p->kind == TMX_PATTERN_DENSE) {
+            printf("%-12s %s\n", range, tmx_pattern_name(p->kind));
+            continue;
+        }
+        printf("%-12s %-10s %8d %8d", range, tmx_pattern_name(p->kind), p->n_sink, p->n_window);
+        if (p->kind == TMX_PATTERN_TRIANGLE) printf(" %8d", p->n_last);
+        putchar('\n');
+    }
+}
+
+/* Pairs over all layers; prefill needs only the last row of the last layer. */
+static double count_pairs(const tmx_plan *plan, int32_t n_prompt, bool is_dense)
+{
+    static const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE, .n_window = 1 };
+    const int32_t n_layers = tmx_plan_n_layers(plan);
+    double n = 0;
+    for (int32_t layer = 0; layer < n_layers; layer++) {
+        const tmx_pattern *p = is_dense ? &dense : tmx_plan_layer(plan, layer);
+        n += (double)tmx_pattern_pairs(p, n_prompt, layer == n_layers - 1 ? n_prompt - 1 : 0, n_prompt);
+    }
+    return n;
+}
+
+static void print_savings(const tmx_plan *plan, const tmx_model_info *info)
+{
+    bool is_beyond = false;
+    printf("\n%-12s %12s %12s %18s\n", "prompt", "dense pairs", "plan pairs", "share of attention");
+    for (int32_t k = 2; k <= 128; k *= 2) {
+        const int32_t n_prompt = k * 1024;
+        const double n_dense = count_pairs(plan, n_prompt, true), n_plan = count_pairs(plan, n_prompt, false);
+        const bool is_over = n_prompt > info->n_ctx_train;
+        char label[16];
+        snprintf(label, sizeof label, "%dK%s", k, is_over ? " *" : "");
+        printf("%-12s %12.4g %12.4g %16.1f %%\n", label, n_dense, n_plan, n_dense > 0 ? 100 * n_plan / n_dense : 0);
+        is_beyond |= is_over;
+    }
+    if (is_beyond) printf("* longer than the model's context of %d tokens\n", info->n_ctx_train);
+}
+
+static int show_and_save(const plan_options *o, const plan_target *t)
+{
+    tmx_plan *plan = NULL;
+    tmx_error err;
+    int code = plan_choose(&o->plan, &t->info, &plan);
+    if (code == 0 && o->note != NULL && tmx_plan_set_note(plan, o->note, &err) != TMX_OK) code = complain_error(&err);
+    if (code == 0 && o->output != NULL && tmx_plan_save(plan, o->output, &err) != TMX_OK) code = complain_error(&err);
+    if (code == 0) {
+        char text[PLAN_TEXT_BYTES];
+        printf("%s\n", tmx_plan_text(plan, text, sizeof text));
+        if (tmx_plan_note(plan)[0] != '\0') {
+            printf("note: ");
+            print_safe(stdout, tmx_plan_note(plan));
+            putchar('\n');
+        }
+        putchar('\n');
+        print_layers(plan);
+        print_savings(plan, &t->info);
+    }
+    tmx_plan_free(plan);
+    return code;
+}
+
+int plan_main(const plan_options *o)
+{
+    if (o->list_presets) {
+        for (int32_t i = 0; i < tmx_preset_count(); i++) printf("%s\n", tmx_preset_name(i));
+        return 0;
+    }
+    plan_target t = { 0 };
+    int code = open_target(&t, o);
+    if (code == 0) code = show_and_save(o, &t);
+    tmx_file_close(t.file);
+    tmx_model_close(t.model);
+    tmx_pool_free(t.pool);
+    return code;
+}

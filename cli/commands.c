@@ -1,0 +1,292 @@
+#include "commands.h"
+
+#include "tmx.h"
+
+/* The order of the words below is the order of the library's enums. */
+#define TYPE_WORDS "auto|f32|bf16"
+_Static_assert(TMX_COMPUTE_AUTO == 0 && TMX_COMPUTE_F32 == 1 && TMX_COMPUTE_BF16 == 2, "TYPE_WORDS");
+_Static_assert(TMX_TYPE_DEFAULT == 0 && TMX_TYPE_F32 == 1 && TMX_TYPE_BF16 == 2, "TYPE_WORDS");
+
+#define MAX_TOKENS 134217728.0     /* 2^27: beyond every context there is */
+#define MAX_THREADS 1024.0
+#define COUNT(array) ((int32_t)(sizeof (array) / sizeof (array)[0]))
+
+/* ---------------------------------------------------------------- shared rows */
+
+#define PLAN_ROWS(type) \
+    { .group = "Plan", .name = "plan", .argument = "SPEC", .kind = OPTION_TEXT, .fallback = "dense", \
+      .offset = offsetof(type, plan.spec), \
+      .help = "what each layer may attend to during prefill: dense, triangle (all layers), triangle:16-31, " \
+              "triangle:5,7,10,15-35, streaming:..., preset:NAME, or the path of a plan file" }, \
+    { .group = "Plan", .name = "sink", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1, \
+      .fallback = "the plan's, which is 8 unless it says otherwise", .offset = offsetof(type, plan.n_sink), \
+      .help = "first tokens that every row of a triangle or streaming layer sees" }, \
+    { .group = "Plan", .name = "window", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = MAX_TOKENS, \
+      .initial = -1, .fallback = "the plan's, which is 512 unless it says otherwise", \
+      .offset = offsetof(type, plan.n_window), \
+      .help = "tokens of the sliding window of those layers, the row's own token counted" }, \
+    { .group = "Plan", .name = "last", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1, \
+      .fallback = "the plan's, which is 128 unless it says otherwise", .offset = offsetof(type, plan.n_last), \
+      .help = "last rows of the prompt that see everything in a triangle layer" }
+
+/* ---------------------------------------------------------------- tmx run */
+
+#define AT(member) .offset = offsetof(run_options, member)
+
+static const option_spec run_rows[] = {
+    { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
+      AT(model),
+      .help = "model file (GGUF)" },
+    { .group = "Input", .letter = 'p', .name = "prompt", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "",
+      AT(prompt),
+      .help = "the prompt itself" },
+    { .group = "Input", .letter = 'f', .name = "file", .argument = "FILE", .kind = OPTION_TEXTS, .fallback = "",
+      AT(files),
+      .help = "read the prompt from FILE, byte for byte (a final newline belongs to it); - is standard input. "
+              "Given several times, the prompts run as one batch and are answered one after the other" },
+    { .group = "Input", .name = "ids", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(ids_file),
+      .help = "read the prompt as token ids separated by white space; - is standard input" },
+    { .group = "Input", .name = "chat", .kind = OPTION_SWITCH, AT(is_chat),
+      .help = "wrap the prompt in the model's chat format, as the user's turn" },
+    { .group = "Input", .name = "system", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "none", AT(system),
+      .help = "with --chat: the system message" },
+    { .group = "Input", .name = "assistant", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "none",
+      AT(assistant),
+      .help = "with --chat: text that the assistant's turn begins with; the answer goes on from it" },
+    { .group = "Input", .name = "special", .kind = OPTION_SWITCH, AT(parse_special),
+      .help = "let text such as <|im_end|> in the prompt become a control token; otherwise it stays text" },
+
+    { .group = "Generation", .letter = 'n', .name = "predict", .alias = "n-predict", .argument = "N",
+      .kind = OPTION_COUNT, .min = -1, .max = MAX_TOKENS, .initial = 128, AT(n_predict),
+      .help = "tokens to generate at most; -1 = until the model ends or the context is full; 0 = prefill only" },
+    { .group = "Generation", .name = "temp", .argument = "X", .kind = OPTION_NUMBER, .max = 100, AT(temperature),
+      .help = "temperature; 0 is greedy: always the most probable token, so that a run can be repeated and "
+              "plans compared" },
+    { .group = "Generation", .name = "top-k", .argument = "N", .kind = OPTION_COUNT, .max = 2147483647,
+      .initial = 40, AT(top_k),
+      .help = "sample among the N most probable tokens; 0 = off; nothing when greedy" },
+    { .group = "Generation", .name = "top-p", .argument = "X", .kind = OPTION_NUMBER, .max = 1, .initial = 0.95,
+      AT(top_p),
+      .help = "sample among the most probable tokens that together reach X; 0 or 1 = off; nothing when greedy" },
+    { .group = "Generation", .name = "min-p", .argument = "X", .kind = OPTION_NUMBER, .max = 1, .initial = 0.05,
+      AT(min_p),
+      .help = "drop tokens below X times the best one's probability; 0 = off; nothing when greedy" },
+    { .group = "Generation", .name = "repeat-penalty", .argument = "X", .kind = OPTION_NUMBER, .max = 100,
+      .initial = 1, AT(repeat_penalty),
+      .help = "make recent tokens less likely; 0 or 1 = off" },
+    { .group = "Generation", .name = "repeat-last-n", .argument = "N", .kind = OPTION_COUNT, .max = 1048576,
+      .initial = 64, AT(repeat_last_n),
+      .help = "how many recent tokens --repeat-penalty looks at; 0 = none" },
+    { .group = "Generation", .letter = 's', .name = "seed", .argument = "N", .kind = OPTION_INTEGER, .min = -1,
+      .max = 4294967295.0, .initial = -1, AT(seed),
+      .help = "seed of the sampler; -1 takes one from the clock; the seed in use is always reported" },
+    { .group = "Generation", .name = "ignore-eos", .kind = OPTION_SWITCH, AT(ignore_end),
+      .help = "never choose an end token: generate all N tokens" },
+    { .group = "Generation", .name = "stop", .argument = "TEXT", .kind = OPTION_TEXTS, .fallback = "", AT(stops),
+      .help = "stop where TEXT begins; it is not printed. May be repeated" },
+
+    PLAN_ROWS(run_options),
+    { .group = "Plan", .name = "compare", .kind = OPTION_SWITCH, AT(compare),
+      .help = "run the prompt dense, then with the plan, and print both answers, times and how far they agree" },
+
+    { .group = "Machine", .letter = 'c', .name = "ctx-size", .argument = "N", .kind = OPTION_COUNT,
+      .max = MAX_TOKENS, .initial = -1, .fallback = "what the prompt and -n need, at most the model's context",
+      AT(n_ctx),
+      .help = "tokens the context holds; 0 = the model's context" },
+    { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT,
+      .max = MAX_THREADS, AT(n_threads),
+      .help = "worker threads; 0 = one for every core; results never depend on it" },
+    { .group = "Machine", .name = "chunk", .argument = "N", .kind = OPTION_COUNT, .max = 1048576, AT(n_chunk),
+      .help = "prompt rows worked on at once; 0 = chosen by the library; results never depend on it" },
+    { .group = "Machine", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
+      AT(compute),
+      .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" },
+    { .group = "Machine", .name = "cache-type", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
+      AT(cache_type),
+      .help = "number type of the KV cache; auto is bf16, or f32 with --compute f32" },
+    { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
+      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
+    { .group = "Machine", .name = "rope-freq-base", .argument = "F", .kind = OPTION_NUMBER, .max = 1e12,
+      AT(rope_freq_base),
+      .help = "RoPE base frequency; 0 = the model's; a value also lifts the limit that the model's context sets" },
+
+    { .group = "Output", .name = "json", .kind = OPTION_SWITCH, AT(json),
+      .help = "print one JSON object: settings, plan, token ids, text and every time taken" },
+    { .group = "Output", .name = "logits", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(logits_file),
+      .help = "write the logits after the last prompt token to FILE (NumPy .npy, float32, [vocabulary], or "
+              "[prompts][vocabulary] for a batch; with --compare those of the plan)" },
+    { .group = "Output", .name = "tokens", .kind = OPTION_SWITCH, AT(show_tokens),
+      .help = "print the prompt's token ids on one line, in the form --ids reads, and stop" },
+    { .group = "Output", .letter = 'v', .name = "verbose", .kind = OPTION_SWITCH, AT(is_verbose),
+      .help = "say more on standard error: model, memory, attention time of each layer" },
+    { .group = "Output", .letter = 'q', .name = "quiet", .kind = OPTION_SWITCH, AT(is_quiet),
+      .help = "say nothing on standard error but errors" },
+};
+
+static const command_example run_examples[] = {
+    { "a question to a chat model", "tmx run -m model.gguf --chat -p 'Name three rivers.'" },
+    { "a long document, dense against Triangle attention",
+      "tmx run -m model.gguf -f book.txt -n 16 --plan triangle:16-31 --compare" },
+    { "times as JSON", "tmx run -m model.gguf -f - -n 1 --plan preset:llama-3.1-8b-instruct --json < book.txt" },
+};
+
+const command run_command = {
+    .name = "run",
+    .usage = "-m MODEL (-p TEXT | -f FILE | --ids FILE) [options]",
+    .summary = "read a prompt and generate text; compare a plan with dense attention",
+    .description =
+        "Runs a prompt through a GGUF model on the CPU and prints the answer. Prefill follows the plan; generation is "
+        "always dense over the whole context.\n"
+        "Standard output carries the result only; progress, times and warnings go to standard error. A prompt that "
+        "does not fit the context is refused, never cut.",
+    .options = run_rows, .n_options = COUNT(run_rows),
+    .examples = run_examples, .n_examples = COUNT(run_examples),
+};
+
+#undef AT
+
+/* ---------------------------------------------------------------- tmx plan */
+
+#define AT(member) .offset = offsetof(plan_options, member)
+
+static const option_spec plan_rows[] = {
+    { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
+      AT(model),
+      .help = "model file (GGUF) the plan is for" },
+    PLAN_ROWS(plan_options),
+    { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
+      AT(output),
+      .help = "write the plan to FILE as JSON, tied to this model; the file appears whole or not at all" },
+    { .group = "Output", .name = "note", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "the plan's",
+      AT(note),
+      .help = "with -o: a line in the file that says how the plan was chosen" },
+    { .group = "Output", .name = "list-presets", .kind = OPTION_SWITCH, AT(list_presets),
+      .help = "print the names that --plan preset:NAME knows, and stop" },
+};
+
+static const command_example plan_examples[] = {
+    { "what a plan saves", "tmx plan -m model.gguf --plan triangle:10-29" },
+    { "keep it",
+      "tmx plan -m model.gguf --plan triangle:10-29 --window 1024 -o model.plan.json --note 'needle test, 32K'" },
+};
+
+const command plan_command = {
+    .name = "plan",
+    .usage = "-m MODEL --plan SPEC [options]",
+    .summary = "show what a plan computes in every layer and what it saves; write plan files",
+    .description =
+        "Shows the pattern of every layer and, for prompts of 2K to 128K tokens, how many query-key pairs the plan "
+        "computes against dense attention. That share predicts the attention time; the other work of prefill does not "
+        "change.",
+    .options = plan_rows, .n_options = COUNT(plan_rows),
+    .examples = plan_examples, .n_examples = COUNT(plan_examples),
+};
+
+#undef AT
+
+/* ---------------------------------------------------------------- tmx inspect */
+
+#define AT(member) .offset = offsetof(inspect_options, member)
+
+static const option_spec inspect_rows[] = {
+    { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
+      AT(model),
+      .help = "model file (GGUF); a bare argument means the same" },
+    { .group = "Memory", .letter = 'c', .name = "ctx-size", .argument = "N", .kind = OPTION_COUNT,
+      .max = MAX_TOKENS, .fallback = "the model's context", AT(n_ctx),
+      .help = "plan the memory for a context of N tokens; 0 = the model's context" },
+    { .group = "Memory", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT,
+      .max = MAX_THREADS, AT(n_threads),
+      .help = "plan the memory for N worker threads; 0 = one for every core" },
+    { .group = "Memory", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
+      AT(compute),
+      .help = "number type of the products" },
+    { .group = "Memory", .name = "cache-type", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
+      AT(cache_type),
+      .help = "number type of the KV cache" },
+    { .group = "Output", .name = "metadata", .kind = OPTION_SWITCH, AT(show_metadata),
+      .help = "list every metadata key and value" },
+    { .group = "Output", .name = "tensors", .kind = OPTION_SWITCH, AT(show_tensors),
+      .help = "list every tensor: type, shape, bytes, offset" },
+    { .group = "Output", .name = "check-tensors", .kind = OPTION_SWITCH, AT(check_tensors),
+      .help = "read every tensor and look for NaN and infinity" },
+    { .group = "Output", .name = "json", .kind = OPTION_SWITCH, AT(json),
+      .help = "print one JSON object" },
+};
+
+static const command_example inspect_examples[] = {
+    { "can this model run here, with 32K tokens?", "tmx inspect model.gguf -c 32768" },
+    { "everything in the file", "tmx inspect model.gguf --metadata --tensors --check-tensors" },
+};
+
+const command inspect_command = {
+    .name = "inspect",
+    .usage = "MODEL [options]",
+    .summary = "show what is in a model file, whether it can run, and the memory it takes",
+    .description =
+        "Reads the header of a GGUF file and says what it holds. The exit code is 0 when tmx run can run the model, 2 "
+        "when it cannot (standard error says why). A context too large for the memory of this machine is reported, and "
+        "leaves the exit code alone.",
+    .options = inspect_rows, .n_options = COUNT(inspect_rows),
+    .operand = "model",
+    .examples = inspect_examples, .n_examples = COUNT(inspect_examples),
+};
+
+#undef AT
+
+/* ---------------------------------------------------------------- rules that span options */
+
+static bool refuse_line(char *why, size_t size, const char *line)
+{
+    snprintf(why, size, "%s", line);
+    return false;
+}
+
+static bool plan_choice_check(const plan_choice *p, char *why, size_t size)
+{
+    const bool has_sizes = p->n_sink >= 0 || p->n_window >= 0 || p->n_last >= 0;
+    if (has_sizes && p->spec == NULL) return refuse_line(why, size, "options --sink, --window and --last need --plan");
+    return true;
+}
+
+bool run_options_check(const run_options *o, char *why, size_t size)
+{
+    if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
+    const int n_sources = (o->prompt != NULL) + (o->files.n > 0) + (o->ids_file != NULL);
+    if (n_sources == 0) return refuse_line(why, size, "no prompt: give -p TEXT, -f FILE or --ids FILE");
+    if (n_sources > 1) return refuse_line(why, size, "give only one of -p, -f and --ids");
+    if (o->ids_file != NULL && (o->is_chat || o->parse_special)) {
+        return refuse_line(why, size, "--ids excludes --chat and --special: its prompt is not text");
+    }
+    if (o->is_chat && o->parse_special) {
+        return refuse_line(why, size, "--chat excludes --special: control tokens come from the chat format only");
+    }
+    if (!o->is_chat && o->system != NULL) return refuse_line(why, size, "option --system needs --chat");
+    if (!o->is_chat && o->assistant != NULL) return refuse_line(why, size, "option --assistant needs --chat");
+    if (o->compare && o->plan.spec == NULL) return refuse_line(why, size, "option --compare needs --plan");
+    if (o->compare && o->files.n > 1) return refuse_line(why, size, "option --compare takes one prompt");
+    if (o->show_tokens && o->json) return refuse_line(why, size, "--tokens and --json exclude each other");
+    if (o->is_verbose && o->is_quiet) return refuse_line(why, size, "--verbose and --quiet exclude each other");
+    for (int32_t i = 0; i < o->stops.n; i++) {
+        if (o->stops.items[i][0] == '\0') return refuse_line(why, size, "option --stop: the text is empty");
+    }
+    int n_stdin = o->ids_file != NULL && o->ids_file[0] == '-' && o->ids_file[1] == '\0';
+    for (int32_t i = 0; i < o->files.n; i++) n_stdin += o->files.items[i][0] == '-' && o->files.items[i][1] == '\0';
+    if (n_stdin > 1) return refuse_line(why, size, "option -f/--file: standard input can be read only once");
+    return plan_choice_check(&o->plan, why, size);
+}
+
+bool plan_options_check(const plan_options *o, char *why, size_t size)
+{
+    if (o->list_presets) return true;
+    if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
+    if (o->plan.spec == NULL) return refuse_line(why, size, "no plan: give --plan SPEC");
+    if (o->note != NULL && o->output == NULL) return refuse_line(why, size, "option --note needs -o FILE");
+    return true;
+}
+
+bool inspect_options_check(const inspect_options *o, char *why, size_t size)
+{
+    if (o->model == NULL) return refuse_line(why, size, "no model: give a FILE");
+    return true;
+}

@@ -1,0 +1,65 @@
+/* commands.h - the commands of tmx: what each can be told, as a struct and as the table that fills it. */
+#ifndef TMX_CLI_COMMANDS_H
+#define TMX_CLI_COMMANDS_H
+
+#include "options.h"
+
+typedef struct plan_choice {       /* shared by run and plan */
+    const char *spec;              /* NULL = dense */
+    int32_t n_sink, n_window, n_last;      /* -1 = the plan's own */
+} plan_choice;
+
+typedef struct run_options {
+    const char *model;
+    const char *prompt, *ids_file;
+    text_list files;
+    const char *system, *assistant;
+    bool is_chat, parse_special;
+
+    bool ignore_end;
+    int32_t n_predict;             /* -1 = until the model ends or the context is full */
+    int64_t seed;                  /* -1 = from the clock */
+    double temperature, top_p, min_p, repeat_penalty;
+    int32_t top_k, repeat_last_n;
+    text_list stops;
+
+    plan_choice plan;
+
+    const char *isa;
+    double rope_freq_base;
+    int32_t n_ctx;                 /* -1 = what prompt and answer need; 0 = the model's */
+    int32_t n_threads, n_chunk;
+    int32_t compute, cache_type;   /* tmx_compute, tmx_type */
+
+    bool compare, json, show_tokens;
+    bool is_verbose, is_quiet;
+    const char *logits_file;
+} run_options;
+
+typedef struct plan_options {
+    const char *model;
+    plan_choice plan;
+    const char *output, *note;
+    bool list_presets;
+} plan_options;
+
+typedef struct inspect_options {
+    const char *model;
+    bool show_tensors, show_metadata, check_tensors, json;
+    int32_t n_ctx, n_threads;
+    int32_t compute, cache_type;
+} inspect_options;
+
+extern const command run_command, plan_command, inspect_command;
+
+/* Rules that span options.  false: `why` holds one line. */
+bool run_options_check(const run_options *o, char *why, size_t size);
+bool plan_options_check(const plan_options *o, char *why, size_t size);
+bool inspect_options_check(const inspect_options *o, char *why, size_t size);
+
+/* Each returns the exit code of the program. */
+int run_main(const run_options *o);
+int plan_main(const plan_options *o);
+int inspect_main(const inspect_options *o);
+
+#endif

@@ -1,0 +1,19 @@
+/* plan_choice.h - --plan, --sink, --window, --last -> a plan; and a plan as JSON and as a title. */
+#ifndef TMX_CLI_PLAN_CHOICE_H
+#define TMX_CLI_PLAN_CHOICE_H
+
+#include "commands.h"
+#include "report.h"
+#include "tmx.h"
+
+/* The plan to be freed.  Returns an exit code and has complained when it is not 0. */
+int plan_choose(const plan_choice *choice, const tmx_model_info *info, tmx_plan **plan);
+/* The pattern that stands out: the last layer's kind that is not dense; NULL when all layers are dense. */
+const tmx_pattern *plan_pattern(const tmx_plan *plan);
+/* "dense", "triangle", "triangle mix" (some layers dense), "streaming", ... */
+const char *plan_title(const tmx_plan *plan, char buf[32]);
+void json_plan(json_writer *j, const char *key, const tmx_plan *plan);
+
+enum { PLAN_TEXT_BYTES = 2048 };
+
+#endif

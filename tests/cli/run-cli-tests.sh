@@ -1,0 +1,308 @@
+#!/usr/bin/env bash
+# run-cli-tests.sh PROGRAM: the command line from outside.  Every case states the exit code and what standard error must
+# hold; a refusal is one line that begins with "tmx: ".  Cases that need the demo model are skipped without it.
+# Ends with "N passed, N failed, N skipped".
+set -u
+unset HOME LANG LC_ALL
+cd "$(dirname "$0")/../.." || exit 1
+
+tmx=${1:?usage: run-cli-tests.sh PROGRAM}
+model=models/SmolLM2-135M-Instruct.Q4_1.gguf
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+n_passed=0 n_failed=0 n_skipped=0
+
+verdict() {                        # NAME IS_OK DETAIL
+    if [ "$2" = yes ]; then n_passed=$((n_passed + 1)); return; fi
+    n_failed=$((n_failed + 1))
+    echo "FAILED $1: $3"
+    sed 's/^/    stderr: /' "$tmp/err" | head -n 5
+}
+
+run() { timeout 120 "$tmx" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null; code=$?; }
+
+# The outcome of the last run: NAME EXIT_CODE PATTERN-OF-STDERR ("" = none wanted; else one line that begins with tmx:).
+check() {
+    local ok=yes detail="exit code $code, expected $2; wanted '$3'"
+    [ "$code" = "$2" ] || ok=no
+    if [ -z "$3" ]; then
+        [ ! -s "$tmp/err" ] || ok=no
+    else
+        [ "$(wc -l <"$tmp/err")" = 1 ] || ok=no
+        grep -qE "^tmx: .*$3" "$tmp/err" || ok=no
+    fi
+    verdict "$1" $ok "$detail"
+}
+
+refused() {                        # NAME EXIT_CODE PATTERN ARGUMENTS...
+    local name=$1 want=$2 pattern=$3
+    shift 3
+    run "$@"
+    check "$name" "$want" "$pattern"
+}
+
+fine() {                           # NAME ARGUMENTS...: exit code 0, silent standard error
+    local name=$1
+    shift
+    run "$@"
+    check "$name" 0 ""
+}
+
+printed() {                        # NAME PATTERN: in what the last run printed
+    local ok=no
+    grep -qE -- "$2" "$tmp/out" && ok=yes
+    verdict "$1" $ok "standard output does not hold '$2': $(head -c 200 "$tmp/out" | tr '\n' ' ')"
+}
+
+same() {                           # NAME TEXT: exactly what the last run printed
+    local ok=no
+    [ "$(cat "$tmp/out")" = "$2" ] && ok=yes
+    verdict "$1" $ok "standard output is '$(head -c 200 "$tmp/out")', expected '$2'"
+}
+
+# ---------------------------------------------------------------- without a model
+
+refused "unknown command"         1 "unknown command 'walk'"                          walk
+refused "unknown global option"   1 "unknown option '--walk'"                         --walk
+refused "unknown option"          1 "unknown option '--walk'"                         run --walk
+refused "missing value"           1 "-m/--model needs a value"                        run -m
+refused "missing value, eaten"    1 "-m/--model needs a value"                        run -m -p hello
+refused "bare argument"           1 "unexpected argument 'hello'"                     run hello
+refused "repeated option"         1 "-n/--predict given twice"                        run -n 1 --n-predict 2
+refused "value for a switch"      1 "--json takes no value"                           run --json=1
+refused "context -1"              1 "-c/--ctx-size: -1 is out of range 0\.\.134217728"  run -c -1
+refused "context too large"       1 "-c/--ctx-size: 99999999999 is out of range"      run -c 99999999999
+refused "predict -5"              1 "-n/--predict: -5 is out of range -1\.\."         run -n -5
+refused "threads 100000"          1 "-t/--threads: 100000 is out of range 0\.\.1024"  run -t 100000
+refused "temp nan"                1 "--temp: 'nan' is not a number"                   run --temp nan
+refused "temp inf"                1 "--temp: 'inf' is not a number"                   run --temp inf
+refused "top-p 2"                 1 "--top-p: 2 is out of range 0\.\.1"               run --top-p 2
+refused "seed overflow"           1 "-s/--seed: 18446744073709551616 is out of range" run --seed 18446744073709551616
+refused "number with a tail"      1 "'12x' is not a whole number"                     run -n 12x
+refused "hexadecimal"             1 "'0x10' is not a whole number"                    run -c 0x10
+refused "unknown choice"          1 "'fp8' is not one of auto\|f32\|bf16"             run --compute fp8
+refused "no model"                1 "no model"                                        run -p x
+refused "no prompt"               1 "no prompt"                                       run -m x
+refused "two prompts"             1 "only one of -p, -f and --ids"                    run -m x -p y -f z
+refused "compare without plan"    1 "--compare needs --plan"                          run -m x -p y --compare
+refused "sizes without plan"      1 "need --plan"                                     run -m x -p y --window 3
+refused "window 0"                1 "--window: 0 is out of range"                     run -m x -p y --window 0
+refused "system without chat"     1 "--system needs --chat"                           run -m x -p y --system s
+refused "two standard inputs"     1 "only once"                                       run -m x -f - -f -
+refused "control characters"      1 "unknown option '--a\?\?b'"                       run "$(printf -- '--a\n\033b')"
+refused "plan: no model"          1 "no model"                                        plan --plan dense
+refused "plan: no plan"           1 "no plan"                                         plan -m x
+refused "plan: note without file" 1 "--note needs -o"                                 plan -m x --plan dense --note n
+refused "inspect: no model"       1 "no model"                                        inspect
+refused "inspect: two models"     1 "-m/--model given twice"                          inspect a b
+
+run
+verdict "no arguments" "$([ "$code" = 1 ] && grep -q '^Usage' "$tmp/err" && echo yes)" "exit code $code, expected 1"
+for arguments in --help "run --help" "run -h" "plan --help" "inspect --help" --man "run --man" "plan --man" \
+                 "inspect --man"; do
+    # shellcheck disable=SC2086
+    fine "tmx $arguments" $arguments
+    printed "tmx $arguments" '^(Usage|\.TH)'
+done
+fine "version" --version
+printed "version" '^tmx [0-9]+\.[0-9]+\.[0-9]+ \('
+fine "presets" plan --list-presets
+printed "presets" '^llama-3\.1-8b-instruct$'
+
+refused "prompt file missing"     2 "nowhere.txt: No such file"       run -m x -f "$tmp/nowhere.txt"
+refused "prompt file a folder"    2 "is a directory"                  run -m x -f "$tmp"
+refused "model missing"           2 "nowhere.gguf"                    run -m "$tmp/nowhere.gguf" -p x
+refused "model a folder"          2 "is a directory"                  run -m "$tmp" -p x
+refused "inspect: model missing"  2 "nowhere.gguf"                    inspect "$tmp/nowhere.gguf"
+: >"$tmp/empty.gguf"
+refused "model empty"             2 "empty.gguf"                      run -m "$tmp/empty.gguf" -p x
+echo '<html>' >"$tmp/page.gguf"
+refused "model a web page"        2 "page.gguf"                       run -m "$tmp/page.gguf" -p x
+refused "inspect: a web page"     2 "page.gguf"                       inspect "$tmp/page.gguf"
+refused "plan: a web page"        2 "page.gguf"                       plan -m "$tmp/page.gguf" --plan dense
+printf '1 2 x3 4' >"$tmp/bad.ids"
+refused "ids: a word"             2 "bad.ids: 'x3' at position 2 \(byte 4\)"  run -m x --ids "$tmp/bad.ids"
+printf '1 -2' >"$tmp/bad.ids"
+refused "ids: negative"           2 "'-2' at position 1"              run -m x --ids "$tmp/bad.ids"
+printf '99999999999999999999999999' >"$tmp/bad.ids"
+refused "ids: too long"           2 "at position 0"                   run -m x --ids "$tmp/bad.ids"
+refused "endless prompt"          2 "longer than 1 GiB"               run -m x -f /dev/zero
+
+timeout 60 "$tmx" run -m x -f - >"$tmp/out" 2>"$tmp/err" <&-; code=$?
+check "standard input closed" 2 "standard input: cannot be read"
+timeout 60 "$tmx" --help 2>"$tmp/err" >&-; code=$?
+check "standard output closed" 2 "cannot write to standard output: Bad file descriptor"
+if [ -w /dev/full ]; then
+    timeout 60 "$tmx" --help 2>"$tmp/err" >/dev/full; code=$?
+    check "disk full" 2 "cannot write to standard output: No space left"
+else
+    n_skipped=$((n_skipped + 1))
+    echo "SKIPPED disk full: no /dev/full"
+fi
+mkfifo "$tmp/pipe"
+exec 3<>"$tmp/pipe" 4>"$tmp/pipe" 3<&-                       # a pipe whose reader has gone
+timeout 60 "$tmx" --help 2>"$tmp/err" >&4; code=$?
+exec 4>&-
+check "reader has gone" 141 ""
+timeout 60 "$tmx" run --walk 2>&- >/dev/null; code=$?
+: >"$tmp/err"
+check "standard error closed" 1 ""
+
+# ---------------------------------------------------------------- with the demo model
+
+model_tests() {
+    local n capital="The capital of France is" doc=$tmp/doc.txt
+    local quiet=(run -q -m "$model")
+
+    fine "inspect" inspect "$model"
+    printed "inspect" '^can run +yes$'
+    fine "inspect as JSON" inspect "$model" --json --tensors --metadata -c 100
+    printed "inspect as JSON" '"can_run": true'
+    refused "inspect: context too large" 1 "9000 tokens asked for, the model has 8192" inspect "$model" -c 9000
+    head -c 1000000 "$model" >"$tmp/cut.gguf"
+    refused "model cut short" 2 "cut.gguf" run -m "$tmp/cut.gguf" -p x
+    refused "inspect: model cut short" 2 "cut.gguf" inspect "$tmp/cut.gguf"
+
+    fine "plan" plan -m "$model" --plan triangle:10-29
+    printed "plan" '^triangle 10-29 \(sink 8, window 512, last 128\), dense 0-9$'
+    refused "plan: layer out of range" 1 "layer 30 is out of range 0\.\.29" plan -m "$model" --plan triangle:10-30
+    refused "plan: layer twice"        1 "layer 3 is named twice"           plan -m "$model" --plan triangle:3,3
+    refused "plan: unknown preset"     1 "preset 'nobody': unknown"         plan -m "$model" --plan preset:nobody
+    refused "plan: another's preset"   2 "made for qwen3"                   plan -m "$model" --plan preset:qwen3-8b
+    refused "plan: no such file"       1 "nowhere.json"                     plan -m "$model" --plan "$tmp/nowhere.json"
+    fine "plan: written" plan -m "$model" --plan triangle:10-29 --window 64 -o "$tmp/plan.json" --note "a note"
+    fine "plan: read back" plan -m "$model" --plan "$tmp/plan.json"
+    printed "plan: read back" '\(sink 8, window 64, last 128\)'
+    printed "plan: note" '^note: a note$'
+    refused "plan: folder missing"     2 "nowhere" plan -m "$model" --plan dense -o "$tmp/nowhere/plan.json"
+    sed 's/"architecture": "llama"/"architecture": "qwen3"/' "$tmp/plan.json" >"$tmp/other.json"
+    refused "plan: of another model"   2 "made for qwen3" run -m "$model" -p x --plan "$tmp/other.json"
+
+    fine "answer" "${quiet[@]}" -p "$capital" -n 1
+    same "answer" " Paris"
+    printf '%s' "$capital" >"$tmp/prompt.txt"
+    fine "answer, from a file" "${quiet[@]}" -f "$tmp/prompt.txt" -n 1
+    same "answer, from a file" " Paris"
+    timeout 120 "$tmx" "${quiet[@]}" -f - -n 1 <"$tmp/prompt.txt" >"$tmp/out" 2>"$tmp/err"; code=$?
+    check "answer, from a pipe" 0 ""
+    same "answer, from a pipe" " Paris"
+    fine "tokens" "${quiet[@]}" -p "$capital" --tokens
+    cp "$tmp/out" "$tmp/prompt.ids"
+    fine "answer, from ids" "${quiet[@]}" --ids "$tmp/prompt.ids" -n 1
+    same "answer, from ids" " Paris"
+    fine "batch" "${quiet[@]}" -f "$tmp/prompt.txt" -f "$tmp/prompt.txt" -n 1
+    same "batch" $' Paris\n Paris'
+    fine "one thread, chunks of 3, scalar" "${quiet[@]}" -p "$capital" -n 1 -t 1 --chunk 3 --isa scalar
+    same "one thread, chunks of 3, scalar" " Paris"
+    fine "stop text across tokens" "${quiet[@]}" -p "$capital" -n 12 --stop "ris." --stop "ari"
+    same "stop text across tokens" " P"
+    fine "seeded" "${quiet[@]}" -p "$capital" -n 12 --temp 1.5 -s 7
+    n=$(cat "$tmp/out")
+    fine "seeded again" "${quiet[@]}" -p "$capital" -n 12 --temp 1.5 -s 7
+    same "seeded again" "$n"
+    fine "nothing to generate" "${quiet[@]}" -p "$capital" -n 0
+    same "nothing to generate" ""
+    fine "chat" "${quiet[@]}" --chat --system "Be brief." -p "Name a colour." --assistant "My colour is" -n 4
+    fine "compare" "${quiet[@]}" -p "$capital" -n 1 --plan triangle:10-29 --compare
+    printed "compare" '^answer +Paris +Paris$'
+    printed "compare" '^agreement +KL .*, top-1 equal, 1 of 1 greedy tokens equal$'
+    if command -v python3 >/dev/null; then
+        fine "JSON" "${quiet[@]}" -p "$capital" -n 3 --plan triangle --compare --json --logits "$tmp/logits.npy"
+        python3 - "$tmp" >"$tmp/err" 2>&1 <<'PY'
+import json, struct, sys
+folder = sys.argv[1]
+d = json.load(open(folder + "/out"))
+assert [r["plan"]["text"].split()[0] for r in d["runs"]] == ["dense", "triangle"], d["runs"]
+assert d["runs"][0]["answers"][0]["text"].startswith(" Paris"), d["runs"][0]["answers"]
+assert d["agreement"]["n_equal_tokens"] == 3 and len(d["prompts"][0]["ids"]) == d["prompts"][0]["n_tokens"]
+npy = open(folder + "/logits.npy", "rb").read()
+assert npy[:8] == b"\x93NUMPY\x01\x00"
+n_header, = struct.unpack("<H", npy[8:10])
+header = eval(npy[10:10 + n_header])
+n_vocab = d["model"]["n_vocab"]
+assert header == {"descr": "<f4", "fortran_order": False, "shape": (n_vocab,)}, header
+assert (10 + n_header) % 64 == 0 and len(npy) == 10 + n_header + 4 * n_vocab
+logits = struct.unpack("<%df" % n_vocab, npy[10 + n_header:])
+assert max(range(n_vocab), key=logits.__getitem__) == d["runs"][1]["answers"][0]["ids"][0]
+PY
+        code=$?
+        check "JSON and logits hold together" 0 ""
+    else
+        n_skipped=$((n_skipped + 2))
+        echo "SKIPPED JSON: no python3"
+    fi
+    refused "logits: folder missing" 2 "cannot be created" "${quiet[@]}" -p x -n 0 --logits "$tmp/nowhere/l.npy"
+
+    refused "empty prompt" 2 "the prompt is empty" run -m "$model" -p ""
+    refused "ids out of range" 2 "token id 49152 at position 1 is out of range 0\.\.49151" \
+        run -m "$model" --ids <(printf '5 49152')
+    refused "prompt and NUL in chat" 2 "NUL byte" run -m "$model" --chat -f <(printf 'a\0b')
+    refused "prompt beyond -c" 2 "the prompt has 5 tokens, the context holds 4" run -m "$model" -p "$capital" -c 4
+    fine "prompt that fills -c" "${quiet[@]}" -p "$capital" -c 5 -n 9
+    same "prompt that fills -c" " Paris"
+    refused "unknown instruction set" 1 "sse9" run -m "$model" -p x --isa sse9
+    refused "context beyond the model" 1 "the model has 8192" run -m "$model" -p x -c 8193
+    fine "context lifted" "${quiet[@]}" -p "$capital" -c 9000 --rope-freq-base 1000000 -n 1
+
+    # any bytes come back as text: NUL, invalid UTF-8, overlong forms, special tokens that stay text
+    printf 'a\0b\xff\xc0\x80\xed\xa0\x80 <|im_end|>' >"$tmp/bytes"
+    fine "any bytes" "${quiet[@]}" -f "$tmp/bytes" -n 2
+    fine "special text stays text" "${quiet[@]}" -p "<|im_end|>" --tokens
+    verdict "special text stays text" "$([ "$(wc -w <"$tmp/out")" -gt 1 ] && echo yes)" "$(cat "$tmp/out")"
+    fine "special text on demand" "${quiet[@]}" -p "<|im_end|>" --special --tokens
+    same "special text on demand" "2"
+
+    # a million of one thing: linear time, and refused with both numbers
+    for what in 'a' ' ' '\n' '!' 'a!' '\xcc\x81' '\xf0\x9f\x91\xa9\xe2\x80\x8d' '1'; do
+        # shellcheck disable=SC2059
+        printf "$what%.0s" $(seq 1000) >"$doc"
+        for _ in 1 2 3; do
+            cat "$doc" "$doc" "$doc" "$doc" "$doc" "$doc" "$doc" "$doc" "$doc" "$doc" >"$tmp/ten"
+            mv "$tmp/ten" "$doc"
+        done
+        fine "a million of '$what'" "${quiet[@]}" -f "$doc" --tokens
+    done
+    refused "a million tokens" 2 "the prompt has [0-9]+ tokens, the context holds 8192" run -m "$model" -f "$doc"
+
+    # lengths around tiles and around sink, window and last rows
+    seq 100 400 | tr '\n' ' ' >"$tmp/all.ids"
+    for n in 1 63 64 65 127 128 129 140 141; do
+        cut -d' ' -f "1-$n" "$tmp/all.ids" >"$tmp/some.ids"
+        fine "$n tokens" "${quiet[@]}" --ids "$tmp/some.ids" -n 2 --plan triangle:5-29 --sink 4 --window 60 --last 64
+    done
+
+    # Ctrl-C while loading, prefilling, decoding (--preserve-status hands on the program's own exit code)
+    yes "The river runs past the old stone bridge." | head -n 800 >"$doc"
+    for n in 0.05 1.5; do
+        timeout --preserve-status -s INT $n "$tmx" run -m "$model" -f "$doc" -n 1 >"$tmp/out" 2>"$tmp/err" </dev/null
+        code=$?
+        check "interrupted after $n s" 130 "interrupted"
+        same "interrupted after $n s" ""
+    done
+    timeout --preserve-status -s INT 3 "$tmx" "${quiet[@]}" -p "$capital" --ignore-eos -n -1 >"$tmp/out" 2>"$tmp/err"
+    code=$?
+    check "interrupted answer" 130 "interrupted"
+
+    timeout 120 "$tmx" "${quiet[@]}" -p "$capital" -n -1 --ignore-eos 2>"$tmp/err" | head -c 3 >"$tmp/out"
+    code=${PIPESTATUS[0]}
+    check "reader of the answer has gone" 141 ""
+    if [ -w /dev/full ]; then
+        timeout 120 "$tmx" "${quiet[@]}" -p "$capital" -n -1 --ignore-eos 2>"$tmp/err" >/dev/full; code=$?
+        check "disk full under the answer" 2 "No space left"
+    fi
+    cp "$model" "$tmp/shrinks.gguf"
+    (sleep 3; truncate -s 100000 "$tmp/shrinks.gguf") &
+    run "${quiet[@]:0:2}" -m "$tmp/shrinks.gguf" -p "$capital" -n -1 --ignore-eos
+    check "model file truncated while in use" 2 "changed or truncated"
+    wait
+}
+
+if [ -f "$model" ]; then
+    model_tests
+else
+    n_skipped=$((n_skipped + 1))
+    echo "SKIPPED the cases that run a model: $model is not there (scripts/fetch-models.sh)"
+fi
+
+echo "$n_passed passed, $n_failed failed, $n_skipped skipped"
+[ "$n_failed" -eq 0 ]

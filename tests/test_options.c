@@ -1,0 +1,321 @@
+/* rooms: options base */
+#include "commands.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { MAX_ARGS = 160 };
+
+/* Splits on single spaces; "''" is an empty argument. */
+static int split(char *line, char *argv[MAX_ARGS])
+{
+    int n = 0;
+    for (char *word = strtok(line, " "); word != NULL; word = strtok(NULL, " ")) {
+        assert_true(n < MAX_ARGS);
+        argv[n++] = strcmp(word, "''") == 0 ? word + 2 : word;
+    }
+    return n;
+}
+
+typedef struct parsed {
+    options_result result;
+    char line[4096], why[512];
+    union { run_options run; plan_options plan; inspect_options inspect; } v;
+} parsed;
+
+static parsed *parse(const command *c, const char *line)
+{
+    static parsed p;
+    char *argv[MAX_ARGS];
+    memset(&p, 0xa5, sizeof p);
+    assert_true(strlen(line) < sizeof p.line);
+    strcpy(p.line, line);
+    const int argc = split(p.line, argv);
+    strcpy(p.why, "nothing wrong");
+    p.result = options_parse(c, argc, argv, &p.v, p.why, sizeof p.why);
+    return &p;
+}
+
+static void expect_wrong(const command *c, const char *line, const char *why)
+{
+    const parsed *p = parse(c, line);
+    assert_string_equal(p->why, why);
+    assert_int_equal(p->result, OPTIONS_WRONG);
+}
+
+static void integers_are_whole_strings(void **state)
+{
+    (void)state;
+    static const struct { const char *text; bool is_valid; int64_t value; } cases[] = {
+        { "0", true, 0 }, { "-1", true, -1 }, { "007", true, 7 }, { "9223372036854775807", true, INT64_MAX },
+        { "9223372036854775808", false, 0 }, { "-9223372036854775808", true, INT64_MIN },
+        { "", false, 0 }, { "-", false, 0 }, { "+1", false, 0 }, { " 1", false, 0 }, { "1 ", false, 0 },
+        { "1.0", false, 0 }, { "0x10", false, 0 }, { "1e3", false, 0 }, { "--1", false, 0 }, { "12a", false, 0 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int64_t value = 42;
+        assert_int_equal(parse_integer(cases[i].text, &value), cases[i].is_valid);
+        assert_true(value == (cases[i].is_valid ? cases[i].value : 42));
+    }
+}
+
+static void numbers_are_finite_whole_strings(void **state)
+{
+    (void)state;
+    static const struct { const char *text; bool is_valid; double value; } cases[] = {
+        { "0.5", true, 0.5 }, { ".5", true, 0.5 }, { "5.", true, 5 }, { "1e3", true, 1000 }, { "-2.5E-1", true, -0.25 },
+        { "nan", false, 0 }, { "inf", false, 0 }, { "-inf", false, 0 }, { "infinity", false, 0 }, { "1e999", false, 0 },
+        { "", false, 0 }, { "-", false, 0 }, { ".", false, 0 }, { "0x1p3", false, 0 }, { "1,5", false, 0 },
+        { " 1", false, 0 }, { "1 ", false, 0 }, { "+1", false, 0 }, { "1e", false, 0 }, { "--1", false, 0 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        double value = 42;
+        assert_int_equal(parse_number(cases[i].text, &value), cases[i].is_valid);
+        assert_true(value == (cases[i].is_valid ? cases[i].value : 42));
+    }
+}
+
+static void defaults_fill_every_member(void **state)
+{
+    (void)state;
+    const parsed *p = parse(&run_command, "");
+    const run_options *o = &p->v.run;
+    assert_int_equal(p->result, OPTIONS_RUN);
+    assert_null(o->model);
+    assert_null(o->prompt);
+    assert_null(o->plan.spec);
+    assert_int_equal(o->files.n, 0);
+    assert_int_equal(o->stops.n, 0);
+    assert_int_equal(o->n_predict, 128);
+    assert_int_equal(o->n_ctx, -1);
+    assert_int_equal(o->seed, -1);
+    assert_int_equal(o->top_k, 40);
+    assert_true(o->temperature == 0 && o->top_p == 0.95 && o->min_p == 0.05 && o->repeat_penalty == 1);
+    assert_int_equal(o->plan.n_sink, -1);
+    assert_int_equal(o->plan.n_window, -1);
+    assert_int_equal(o->plan.n_last, -1);
+    assert_int_equal(o->compute, 0);
+    assert_false(o->compare || o->json || o->is_chat || o->ignore_end || o->is_quiet || o->is_verbose);
+}
+
+static void every_spelling_is_read(void **state)
+{
+    (void)state;
+    const parsed *p = parse(&run_command, "-m a.gguf --file x -f y --n-predict -1 --ctx-size=0 -t 4 --temp 0.8 "
+                            "--stop . --stop ; --compute bf16 --cache-type=f32 --seed 4294967295 --compare "
+                            "--plan=triangle:1-2");
+    const run_options *o = &p->v.run;
+    assert_int_equal(p->result, OPTIONS_RUN);
+    assert_string_equal(o->model, "a.gguf");
+    assert_int_equal(o->files.n, 2);
+    assert_string_equal(o->files.items[1], "y");
+    assert_int_equal(o->n_predict, -1);
+    assert_int_equal(o->n_ctx, 0);
+    assert_int_equal(o->n_threads, 4);
+    assert_true(o->temperature == 0.8);
+    assert_int_equal(o->stops.n, 2);
+    assert_int_equal(o->compute, 2);
+    assert_int_equal(o->cache_type, 1);
+    assert_true(o->seed == 4294967295);
+    assert_true(o->compare);
+    assert_string_equal(o->plan.spec, "triangle:1-2");
+
+    p = parse(&run_command, "-f - --prompt=-n");
+    assert_int_equal(p->result, OPTIONS_RUN);
+    assert_string_equal(o->files.items[0], "-");
+    assert_string_equal(o->prompt, "-n");
+    p = parse(&inspect_command, "-c 32 -- --odd-name");
+    assert_int_equal(p->result, OPTIONS_RUN);
+    assert_string_equal(p->v.inspect.model, "--odd-name");
+    assert_int_equal(parse(&plan_command, "-m x --help --nonsense")->result, OPTIONS_HELP);
+    assert_int_equal(parse(&plan_command, "--man")->result, OPTIONS_MAN);
+}
+
+static void unknown_options_are_named(void **state)
+{
+    (void)state;
+    const command *run = &run_command;
+    expect_wrong(run, "--frobnicate", "unknown option '--frobnicate'; 'tmx run --help' lists the options");
+    expect_wrong(run, "--frobnicate=3", "unknown option '--frobnicate=3'; 'tmx run --help' lists the options");
+    expect_wrong(run, "-x", "unknown option '-x'; 'tmx run --help' lists the options");
+    expect_wrong(run, "-f=y", "unknown option '-f=y'; 'tmx run --help' lists the options");
+    expect_wrong(run, "-n5", "unknown option '-n5'; 'tmx run --help' lists the options");
+}
+
+static void wrong_values_are_refused(void **state)
+{
+    (void)state;
+    const command *run = &run_command;
+    expect_wrong(run, "-c 99999999999", "option -c/--ctx-size: 99999999999 is out of range 0..134217728");
+    expect_wrong(run, "-c 99999999999999999999",
+                 "option -c/--ctx-size: 99999999999999999999 is out of range 0..134217728");
+    expect_wrong(run, "-c -1", "option -c/--ctx-size: -1 is out of range 0..134217728");
+    expect_wrong(run, "-n -5", "option -n/--predict: -5 is out of range -1..134217728");
+    expect_wrong(run, "-n ten", "option -n/--predict: 'ten' is not a whole number (expected -1..134217728)");
+    expect_wrong(run, "-n ''", "option -n/--predict: '' is not a whole number (expected -1..134217728)");
+    expect_wrong(run, "-t 100000", "option -t/--threads: 100000 is out of range 0..1024");
+    expect_wrong(run, "--temp nan", "option --temp: 'nan' is not a number (expected 0..100)");
+    expect_wrong(run, "--temp -1", "option --temp: -1 is out of range 0..100");
+    expect_wrong(run, "--top-p 2", "option --top-p: 2 is out of range 0..1");
+    expect_wrong(run, "--seed 4294967296", "option -s/--seed: 4294967296 is out of range -1..4294967295");
+    expect_wrong(run, "--window 0", "option --window: 0 is out of range 1..134217728");
+    expect_wrong(run, "--sink -1", "option --sink: -1 is out of range 0..134217728");
+    expect_wrong(run, "--compute fp8", "option --compute: 'fp8' is not one of auto|f32|bf16");
+    expect_wrong(run, "--compute f3", "option --compute: 'f3' is not one of auto|f32|bf16");
+    expect_wrong(run, "--compute ''", "option --compute: '' is not one of auto|f32|bf16");
+    expect_wrong(run, "-m", "option -m/--model needs a value (FILE)");
+    expect_wrong(run, "-m -p text", "option -m/--model needs a value (FILE)");
+    expect_wrong(run, "--model --prompt=text", "option -m/--model needs a value (FILE)");
+    expect_wrong(run, "--json=yes", "option --json takes no value");
+    expect_wrong(run, "--temp 1 --temp 1", "option --temp given twice");
+    expect_wrong(run, "--predict 1 --n-predict 2", "option -n/--predict given twice");
+    expect_wrong(run, "--json --json", "option --json given twice");
+    expect_wrong(run, "text", "unexpected argument 'text'; 'tmx run --help' shows the usage");
+    expect_wrong(run, "-- --json", "unexpected argument '--json'; 'tmx run --help' shows the usage");
+    expect_wrong(&inspect_command, "a b", "option -m/--model given twice");
+}
+
+static void repeated_texts_have_a_limit(void **state)
+{
+    (void)state;
+    char line[4096] = "";
+    for (int i = 0; i < MAX_TEXTS; i++) strcat(line, "--stop x ");
+    assert_int_equal(parse(&run_command, line)->result, OPTIONS_RUN);
+    strcat(line, "--stop x");
+    expect_wrong(&run_command, line, "option --stop given more than 64 times");
+}
+
+static void expect_conflict(const char *line, const char *why)
+{
+    char text[512] = "nothing wrong";
+    const parsed *p = parse(&run_command, line);
+    assert_int_equal(p->result, OPTIONS_RUN);
+    assert_int_equal(run_options_check(&p->v.run, text, sizeof text), strcmp(why, "nothing wrong") == 0);
+    assert_string_equal(text, why);
+}
+
+static void options_that_need_or_exclude_each_other(void **state)
+{
+    (void)state;
+    expect_conflict("-m x -p y", "nothing wrong");
+    expect_conflict("-m x -f a -f - -n 0 --plan triangle --window 1", "nothing wrong");
+    expect_conflict("-p y", "no model: give -m FILE");
+    expect_conflict("-m x", "no prompt: give -p TEXT, -f FILE or --ids FILE");
+    expect_conflict("-m x -p y -f z", "give only one of -p, -f and --ids");
+    expect_conflict("-m x --ids a --chat", "--ids excludes --chat and --special: its prompt is not text");
+    expect_conflict("-m x -p y --system s", "option --system needs --chat");
+    expect_conflict("-m x -p y --assistant s", "option --assistant needs --chat");
+    expect_conflict("-m x -p y --chat --special",
+                    "--chat excludes --special: control tokens come from the chat format only");
+    expect_conflict("-m x -p y --compare", "option --compare needs --plan");
+    expect_conflict("-m x -f y -f z --compare --plan triangle", "option --compare takes one prompt");
+    expect_conflict("-m x -p y --window 5", "options --sink, --window and --last need --plan");
+    expect_conflict("-m x -f - -f -", "option -f/--file: standard input can be read only once");
+    expect_conflict("-m x -p y -q -v", "--verbose and --quiet exclude each other");
+    expect_conflict("-m x -p y --stop ''", "option --stop: the text is empty");
+}
+
+/* ---------------------------------------------------------------- tables */
+
+static const command *const all[] = { &run_command, &plan_command, &inspect_command };
+enum { N_ALL = sizeof all / sizeof all[0] };
+
+static void tables_are_sound(void **state)
+{
+    (void)state;
+    for (int c = 0; c < N_ALL; c++) {
+        assert_true(all[c]->n_options <= MAX_OPTIONS);
+        for (int32_t i = 0; i < all[c]->n_options; i++) {
+            const option_spec *o = &all[c]->options[i];
+            assert_non_null(o->help);
+            assert_int_equal(o->kind == OPTION_SWITCH, o->argument == NULL);
+            assert_int_equal(o->kind == OPTION_CHOICE, o->choices != NULL);
+            for (int32_t k = 0; k < i; k++) {
+                const option_spec *other = &all[c]->options[k];
+                assert_string_not_equal(o->name, other->name);
+                assert_true(o->letter == 0 || o->letter != other->letter);
+                assert_int_not_equal(o->offset, other->offset);
+                /* a group is one block: --help prints its heading once */
+                if (strcmp(o->group, other->group) == 0) assert_string_equal(o->group, all[c]->options[i - 1].group);
+            }
+        }
+    }
+}
+
+static char *print_to_text(void (*print)(const command *, FILE *), const command *c)
+{
+    char *text = NULL;
+    size_t n;
+    FILE *file = open_memstream(&text, &n);
+    assert_non_null(file);
+    print(c, file);
+    fclose(file);
+    return text;
+}
+
+static void help_names_every_option_within_its_width(void **state)
+{
+    (void)state;
+    for (int c = 0; c < N_ALL; c++) {
+        char *text = print_to_text(options_print_help, all[c]);
+        for (int32_t i = 0; i < all[c]->n_options; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "--%s", all[c]->options[i].name);
+            assert_non_null(strstr(text, name));
+        }
+        assert_non_null(strstr(text, "\nExamples\n"));
+        for (const char *line = text; strncmp(line, "Examples\n", 9) != 0; line += strcspn(line, "\n") + 1) {
+            assert_in_range(strcspn(line, "\n"), 0, 100);
+            assert_true(line[0] == '\n' || line[strcspn(line, "\n") - 1] != ' ');
+        }
+        free(text);
+    }
+}
+
+static void man_pages_escape_roff(void **state)
+{
+    (void)state;
+    const command odd = { .name = "odd", .usage = "", .summary = "s", .description = ".a -b\n'c \\d" };
+    char *page = print_to_text(options_print_man, &odd);
+    assert_non_null(strstr(page, "\n\\&.a \\-b\n.PP\n\\&'c \\ed\n"));
+    free(page);
+    for (int c = 0; c < N_ALL; c++) {
+        char *text = print_to_text(options_print_man, all[c]);
+        assert_int_equal(strncmp(text, ".TH tmx", 7), 0);
+        assert_non_null(strstr(text, ".SH EXIT STATUS"));
+        for (const char *line = text; *line != '\0'; line += strcspn(line, "\n") + 1) {
+            if (line[0] != '.') continue;
+            static const char *const requests[] = { ".TH ", ".SH ", ".SS ", ".TP\n", ".PP\n", ".nf\n", ".fi\n", ".RS\n",
+                                                    ".RE\n" };
+            bool is_known = false;
+            for (size_t i = 0; i < sizeof requests / sizeof requests[0]; i++) {
+                is_known |= strncmp(line, requests[i], 4) == 0;
+            }
+            assert_true(is_known);
+        }
+        free(text);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(integers_are_whole_strings),
+        cmocka_unit_test(numbers_are_finite_whole_strings),
+        cmocka_unit_test(defaults_fill_every_member),
+        cmocka_unit_test(every_spelling_is_read),
+        cmocka_unit_test(unknown_options_are_named),
+        cmocka_unit_test(wrong_values_are_refused),
+        cmocka_unit_test(repeated_texts_have_a_limit),
+        cmocka_unit_test(options_that_need_or_exclude_each_other),
+        cmocka_unit_test(tables_are_sound),
+        cmocka_unit_test(help_names_every_option_within_its_width),
+        cmocka_unit_test(man_pages_escape_roff),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
