@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Compares the logits of the built tmx on the demo model with the stored ones of an independent implementation.
+
+tests/vectors/logits_smollm2.json holds, per case, what transformers computed in f64 on the same weights: the 64 best
+logits, 32 more at fixed ids, and the log-sum-exp of all (scripts/reference/ made it).  models/golden/ may hold the
+whole vectors; where it does, every logit is compared and the KL divergence is exact.
+
+KL(reference || tmx) from stored data alone: the rest of the vocabulary counts as one event, which gives a lower bound
+(data-processing inequality); what happens inside the rest is estimated from the fixed ids as p(rest) * variance of the
+difference / 2, the second-order form of the divergence.
+
+Arguments after -- go to tmx: check-logits.py --quick -- --isa avx2 --threads 1
+"""
+import argparse
+import array
+import ast
+import hashlib
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests/vectors/logits_smollm2.json"
+WHOLE = ROOT / "models/golden"
+QUICK = (1, 129, 1024)           # prompt lengths of --quick
+
+F32_MAX_DIFF = 3e-4              # measured 7e-5; one key more or less in a window moves 1024 tokens' logits by 2e-3
+BF16_MAX_KL = 2e-3               # measured 4e-4
+# The best token must be the same where the reference's lead over the second is at least this.
+CLEAR_MARGIN = {"f32": 2 * F32_MAX_DIFF, "bf16": 0.5}
+
+
+def read_npy(path):
+    """A vector of little-endian f32."""
+    data = pathlib.Path(path).read_bytes()
+    if data[:6] != b"\x93NUMPY":
+        raise ValueError(f"{path}: not a .npy file")
+    n_length = 2 if data[6] == 1 else 4
+    begin = 8 + n_length
+    end = begin + int.from_bytes(data[8:begin], "little")
+    header = ast.literal_eval(data[begin:end].decode("latin-1"))
+    if header["descr"] != "<f4" or header["fortran_order"] or len(header["shape"]) != 1:
+        raise ValueError(f"{path}: {header}, expected a vector of <f4")
+    values = array.array("f", data[end:])
+    if sys.byteorder == "big":
+        values.byteswap()
+    if len(values) != header["shape"][0]:
+        raise ValueError(f"{path}: {len(values)} values, its header says {header['shape'][0]}")
+    return values
+
+
+def log_sum_exp(logits):
+    top = max(logits)
+    return top + math.log(math.fsum(math.exp(x - top) for x in logits))
+
+
+def kl_exact(reference, logits):
+    lse_a, lse_b = log_sum_exp(reference), log_sum_exp(logits)
+    return math.fsum(math.exp(a - lse_a) * ((a - lse_a) - (b - lse_b)) for a, b in zip(reference, logits))
+
+
+def kl_from_stored(case, fixed_ids, logits):
+    lse = log_sum_exp(logits)
+    kl = p_top = q_top = 0.0
+    for token, logit in zip(case["top_ids"], case["top_logits"]):
+        log_p, log_q = logit - case["lse"], logits[token] - lse
+        kl += math.exp(log_p) * (log_p - log_q)
+        p_top += math.exp(log_p)
+        q_top += math.exp(log_q)
+    p_rest, q_rest = 1 - p_top, 1 - q_top
+    if p_rest > 0 and q_rest > 0:
+        kl += p_rest * math.log(p_rest / q_rest)
+    diffs = [logits[token] - logit for token, logit in zip(fixed_ids, case["fixed_logits"])]
+    mean = sum(diffs) / len(diffs)
+    return kl + max(p_rest, 0) * sum((d - mean) ** 2 for d in diffs) / len(diffs) / 2
+
+
+def max_diff(case, fixed_ids, logits):
+    pairs = [*zip(case["top_ids"], case["top_logits"]), *zip(fixed_ids, case["fixed_logits"])]
+    return max(abs(log_sum_exp(logits) - case["lse"]), *(abs(logits[token] - logit) for token, logit in pairs))
+
+
+def run_tmx(options, case, compute, ids, folder):
+    """The logits that tmx writes; raises RuntimeError with its last line if it fails."""
+    ids_path, logits_path = folder / "ids.txt", folder / "logits.npy"
+    ids_path.write_text(" ".join(map(str, ids)) + "\n")
+    logits_path.unlink(missing_ok=True)
+    command = [options.tmx, "run", "-m", options.model, "--ids", ids_path, "-n", "0", "-q", "--compute", compute,
+               "--plan", case["plan"], "--logits", logits_path]
+    if case["plan"] != "dense":
+        command += ["--sink", case["n_sink"], "--window", case["n_window"], "--last", case["n_last"]]
+    done = subprocess.run([*map(str, command), *options.more], capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        raise RuntimeError(f"exit {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return read_npy(logits_path)
+
+
+def compare(case, fixed_ids, logits, compute):
+    """(text for the table, passed?)"""
+    if not all(map(math.isfinite, logits)):
+        return "NaN or infinity in the logits", False
+    whole_path = WHOLE / (case["name"].replace(":", "_").replace("/", "_") + ".npy")
+    diff = max_diff(case, fixed_ids, logits)
+    if whole_path.exists():
+        whole = read_npy(whole_path)
+        diff = max(diff, *(abs(a - b) for a, b in zip(whole, logits)))
+        kl, mark = kl_exact(whole, logits), "="
+    else:
+        kl, mark = kl_from_stored(case, fixed_ids, logits), "~"
+    best = max(range(len(logits)), key=logits.__getitem__)
+    is_clear = case["margin"] > CLEAR_MARGIN[compute]
+    passed = (best == case["argmax"] or not is_clear) and (
+        diff <= F32_MAX_DIFF if compute == "f32" else kl <= BF16_MAX_KL)
+    top = "same" if best == case["argmax"] else f"{best}, not {case['argmax']} (lead {case['margin']:.3f})"
+    return f"max diff {diff:8.2e}  KL {mark}{kl:9.2e}  top {top}", passed
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Compares tmx's logits with stored ones; what follows -- goes to tmx.")
+    parser.add_argument("--quick", action="store_true", help=f"only prompts of {', '.join(map(str, QUICK))} tokens")
+    parser.add_argument("--compute", choices=("f32", "bf16"), help="only this number type (default: both)")
+    parser.add_argument("--tmx", default=ROOT / "build/release/tmx", help="the program (default: build/release/tmx)")
+    parser.add_argument("--model", default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf", help="the demo model")
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:split])
+    options.more = arguments[split + 1:]
+
+    golden = json.loads(GOLDEN.read_text())
+    prompt = [int(word) for word in (ROOT / golden["prompt_file"]).read_text().split()]
+    cases = [case for case in golden["cases"] if not options.quick or case["n_tokens"] in QUICK]
+    computes = (options.compute,) if options.compute else ("f32", "bf16")
+    if not pathlib.Path(options.model).exists():
+        print(f"skipped: no {options.model}; scripts/fetch-models.sh fetches it")
+        print(f"0 passed, 0 failed, {len(cases) * len(computes)} skipped")
+        return 0
+    if hashlib.sha256(pathlib.Path(options.model).read_bytes()).hexdigest() != golden["model_sha256"]:
+        parser.error(f"{options.model}: not the file that the stored logits are of")
+
+    n_passed = n_failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            ids = prompt[:case["n_tokens"]]
+            ids_bytes = b"".join(token.to_bytes(4, "little", signed=True) for token in ids)
+            if hashlib.sha256(ids_bytes).hexdigest() != case["ids_sha256"]:
+                parser.error(f"{golden['prompt_file']}: not the prompt that the stored logits are of")
+            for compute in computes:
+                begin = time.monotonic()
+                try:
+                    logits = run_tmx(options, case, compute, ids, pathlib.Path(folder))
+                    text, passed = compare(case, golden["fixed_ids"], logits, compute)
+                except (OSError, RuntimeError, ValueError) as error:
+                    text, passed = str(error), False
+                n_passed, n_failed = n_passed + passed, n_failed + (not passed)
+                print(f"{'ok  ' if passed else 'FAIL'} {case['name']:32} {compute:4}  {text}  "
+                      f"{time.monotonic() - begin:.1f} s", flush=True)
+    print(f"{n_passed} passed, {n_failed} failed, 0 skipped")
+    return int(n_failed != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
