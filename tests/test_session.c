@@ -211,7 +211,7 @@ static void decoding_continues_the_prompt(void **state)
         if (!cpu_has((tmx_isa)isa)) continue;
         machine m;
         open_machine(&m, (tmx_isa)isa, TMX_COMPUTE_F32, 2);
-        for (int32_t n_first = 1; n_first < N_PROMPT; n_first += 67) {
+        for (int32_t n_first = 1; n_first + 9 <= N_PROMPT; n_first += 67) {
             float logits[TINY_VOCAB];
             double expected[TINY_VOCAB];
             tmx_error err;
@@ -219,9 +219,8 @@ static void decoding_continues_the_prompt(void **state)
             const tmx_prompt prompt = { .tokens = tokens, .n_tokens = n_first };
             assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
             for (int32_t i = n_first; i < n_first + 9; i++) {
-                if (tmx_decode(session, 0, tokens[i % N_PROMPT], logits, &err) != TMX_OK) fail_msg("%s", err.text);
+                if (tmx_decode(session, 0, tokens[i], logits, &err) != TMX_OK) fail_msg("%s", err.text);
             }
-            if (n_first + 9 > N_PROMPT) break;
             tiny_forward_f64(&m.tiny, tokens, n_first + 9, patterns, expected);
             assert_true(worst_difference(logits, expected) <= limit_of(TMX_COMPUTE_F32));
             tmx_session_free(session);
