@@ -264,10 +264,9 @@ typedef struct tmx_session_params {
 
 /* What a session will take, before it takes it. */
 typedef struct tmx_memory {
-    uint64_t file_bytes;           /* mapped model file */
     uint64_t weight_bytes;         /* packed weights */
     uint64_t kv_bytes, workspace_bytes;
-    uint64_t total_bytes;          /* all but the mapped file */
+    uint64_t total_bytes;          /* the three above; the mapped file comes on top, as page cache */
     uint64_t available_bytes;      /* what the machine has free now; 0 = unknown */
 } tmx_memory;
 TMX_API tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_isa isa,

@@ -12,12 +12,12 @@ static double log_sum_exp(const float *x, int32_t n, int32_t top)
     return (double)x[top] + log(sum);
 }
 
+/* Ties: lowest id.  skip -1 = none; with skip 0 n must be at least 2. */
 static int32_t arg_max_but(const float *x, int32_t n, int32_t skip)
 {
-    int32_t best = skip == 0 ? n - 1 : 0;
-    for (int32_t i = 0; i < n; i++) {
-        if (i == skip) continue;
-        if (x[i] > x[best] || (x[i] == x[best] && i < best)) best = i;
+    int32_t best = skip == 0 ? 1 : 0;
+    for (int32_t i = best + 1; i < n; i++) {
+        if (i != skip && x[i] > x[best]) best = i;
     }
     return best;
 }

@@ -315,7 +315,10 @@ static void merge_short(const bpe *b, const char *word, size_t n_bytes, id_sink 
     uint32_t rank[CAP];            /* of ids[i] with its right neighbour */
     bool is_stale[CAP];
     size_t n = spread_bytes(b, word, n_bytes, ids);
-    memset(is_stale, true, n);
+    for (size_t i = 0; i < n; i++) {
+        rank[i] = NO_RANK;
+        is_stale[i] = true;
+    }
     for (;;) {
         uint32_t lowest = NO_RANK;
         for (size_t i = 0; i < n; i++) {
