@@ -5,22 +5,15 @@
 
 #include "attn/attn.h"
 #include "base/mem.h"
+#include "base/unroll.h"
 #include "pattern/pattern.h"
-
-/* Loops over accumulators must unroll, or the compiler keeps the accumulators on the stack. */
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum {
     ATTN_MAX_GROUP = 64,           /* query heads per KV head */
     ATTN_MAX_DIM = 512,
     ATTN_MAX_ROWS = 256,           /* of a task: loading a key tile then costs below 2 % of using it */
     ATTN_MAX_BLOCK = 32,           /* rows a rung works on at once, at most */
-    ATTN_TILE_K = 256,             /* keys brought into scratch at once; 128 and 64 are 3 and 7 % slower */
+    ATTN_TILE_K = 256,             /* keys brought into scratch at once; 128 is 3 % (head_dim 64) to 7 % (128) slower */
     ATTN_KEY_PAD = 8,              /* key rows behind a tile that a last, incomplete step may touch */
     ATTN_DIM_PAD = 8,              /* head_dim is rounded up to this in scratch */
     ATTN_DECODE_KEYS = 512,        /* key range of one decode task */

@@ -7,15 +7,8 @@
 #ifndef TMX_OPS_MATMUL_KERNEL_H
 #define TMX_OPS_MATMUL_KERNEL_H
 
+#include "base/unroll.h"
 #include "ops/matmul.h"
-
-/* Loops over accumulators must unroll, or the compiler keeps the accumulators on the stack. */
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 typedef struct matmul_block {
     const void *x;                 /* [n_rows][n_k], row stride x_stride elements */

@@ -1,11 +1,10 @@
 /* rows_avx2.c - the row operations, 8 elements at a time; tails by masked loads and partial stores. */
+#include "base/unroll.h"
 #include "ops/rows_kernel.h"
 
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 8 };
 

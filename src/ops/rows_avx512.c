@@ -1,11 +1,10 @@
 /* rows_avx512.c - the row operations, 16 elements at a time; tails by masks.  All of them are bound by the bytes of the
  * row, which has just left the cache of a matrix product, or is about to enter one. */
+#include "base/unroll.h"
 #include "ops/rows_kernel.h"
 
 #include <immintrin.h>
 #include <math.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 16 };
 
