@@ -47,4 +47,4 @@ echo "5. Asking for the secret: first with dense attention, then with the model'
 echo "   A prompt's time to first token (TTFT) is what a plan shortens; the answers should agree."
 echo
 build/release/tmx run -m "$model" --chat -f "$document" --assistant "The secret passcode of the garden gate is" \
-    --plan preset:smollm2-135m-instruct --compare -n 16
+    --plan plans/smollm2-135m-instruct.q4_1.json --compare -n 16

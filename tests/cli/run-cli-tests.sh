@@ -273,7 +273,7 @@ PY
 
     # Ctrl-C while loading, prefilling, decoding (--preserve-status hands on the program's own exit code)
     yes "The river runs past the old stone bridge." | head -n 800 >"$doc"
-    for n in 0.05 1.5; do
+    for n in 0.5 1.5; do
         timeout --preserve-status -s INT $n "$tmx" run -m "$model" -f "$doc" -n 1 >"$tmp/out" 2>"$tmp/err" </dev/null
         code=$?
         check "interrupted after $n s" 130 "interrupted"
