@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Arrows go one way: every room includes only the rooms below it, src/ never includes cli/, and tools see only tmx.h.
+# Arrows go one way: every room includes only the rooms below it, src/ never includes cli/, and tools see only tmx.h,
+# which compiles alone.
 set -u
 cd "$(dirname "$0")/.."
 
@@ -42,5 +43,10 @@ fi
 # File names are unique in the tree, so that a name in a message finds its file.
 twice=$(find src cli include -name '*.[ch]' -printf '%f\n' | sort | uniq -d)
 if [ -n "$twice" ]; then echo "file names used twice: $twice"; n_failed=$((n_failed + 1)); else n_passed=$((n_passed + 1)); fi
+# The public header stands alone, in C and in C++.
+for language in "c -std=c11" "c++ -std=c++17"; do
+    # shellcheck disable=SC2086
+    if clang -x $language -Wall -Wextra -Wpedantic -Werror -fsyntax-only include/tmx.h; then n_passed=$((n_passed + 1)); else n_failed=$((n_failed + 1)); fi
+done
 echo "$n_passed passed, $n_failed failed"
 [ "$n_failed" -eq 0 ]
