@@ -36,6 +36,7 @@ static void attend(chunk *c)
     params.seqs = s->attention_seqs;
     params.n_seqs = c->n_segments;
     params.scratch = s->act.scratch;
+    assert(tmx_attention_scratch_bytes(&params, tmx_pool_n_threads(s->pool)) <= s->n_scratch_bytes);
     const double start = now_ms();
     const tmx_status status = tmx_attention(&params, s->pool, NULL);
     assert(status == TMX_OK);

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { DEFAULT_CHUNK = 512, MAX_SEQS = 4096, MAX_CTX = 1 << 27 };
+enum { DEFAULT_CHUNK = 512, MAX_SEQS = 4096, MAX_CTX = 1 << 27, MAX_QUERY_TILE = 256 /* positions, at most */ };
 
 double now_ms(void)
 {
@@ -122,14 +122,20 @@ tmx_attention_params session_attention(const tmx_session *s, tmx_type q_type)
     return attention_params(&s->model->info, &s->kv, s->model->isa, q_type);
 }
 
-/* Scratch must serve both query types a session uses: the chunk's and the single row's f32. */
+/* Scratch must serve both query types a session uses, the chunk's and the single row's f32, and every way in which the rows
+ * of a chunk may belong to sequences: one sequence with an extra query tile for each of the others is the worst. */
 static size_t workspace_bytes(const tmx_model_info *m, const tmx_session_params *p, const kv_cache *kv, tmx_isa isa,
                               tmx_type act_type, int32_t n_threads, size_t *n_scratch)
 {
     *n_scratch = 0;
     const tmx_type types[] = { act_type, TMX_TYPE_F32 };
+    const int64_t n_rows = (int64_t)p->n_chunk + (int64_t)p->n_seqs * MAX_QUERY_TILE;
+    const int32_t n_q = n_rows < INT32_MAX ? (int32_t)n_rows : INT32_MAX;
+    const tmx_attention_seq worst = { .n_q = n_q, .n_prompt = n_q };
     for (int i = 0; i < 2; i++) {
-        const tmx_attention_params attention = attention_params(m, kv, isa, types[i]);
+        tmx_attention_params attention = attention_params(m, kv, isa, types[i]);
+        attention.seqs = &worst;
+        attention.n_seqs = 1;
         *n_scratch = max_size(*n_scratch, scratch_bytes(m, &attention, p->n_ctx, n_threads));
     }
     activations ignored;
@@ -199,6 +205,7 @@ static tmx_status fill_session(tmx_session *s, const tmx_model *model, const tmx
     }
     layout at = { .base = s->memory };
     lay_out(&s->act, &at, info, &s->params, s->act_type, n_scratch);
+    s->n_scratch_bytes = n_scratch;
     return TMX_OK;
 }
 

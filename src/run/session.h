@@ -32,6 +32,7 @@ struct tmx_session {
     int32_t *n_past;               /* [n_seqs] */
     activations act;
     void *memory;                  /* the block behind act */
+    size_t n_scratch_bytes;        /* of act.scratch */
     struct segment *segments;      /* [n_seqs]: of the chunk at work, chunk.h */
     tmx_attention_seq *attention_seqs;     /* [n_seqs] */
     tmx_timings timings;           /* attention_ms and rest_ms are filled when asked for */
