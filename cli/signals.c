@@ -1,10 +1,12 @@
 #include "signals.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t is_polite, n_interrupts, has_bar;
+static atomic_flag is_leaving = ATOMIC_FLAG_INIT;
 
 /* Only async-signal-safe calls; a write that fails has nobody left to be told. */
 static void say(const char *text)
@@ -24,10 +26,12 @@ static void on_interrupt(int number)
     _exit(EXIT_INTERRUPTED);
 }
 
-/* Weights and metadata are read through a mapping: reading past the new end of a file that shrank raises this. */
+/* Weights and metadata are read through a mapping: reading past the new end of a file that shrank raises this, in
+ * several threads at once.  One of them speaks; the others wait to be ended. */
 static void on_bus_error(int number)
 {
     (void)number;
+    while (atomic_flag_test_and_set(&is_leaving)) pause();
     say("tmx: the model file was changed or truncated while in use\n");
     _exit(2);
 }
