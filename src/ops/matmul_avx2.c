@@ -3,6 +3,7 @@
  * Floor: 6 cycles a k on a core with two FMA pipes. */
 #include "ops/matmul_kernel.h"
 
+#include <assert.h>
 #include <immintrin.h>
 
 enum { TILE_ROWS = 6, N_PANEL = 16, N_VEC = N_PANEL / 8 };
@@ -38,19 +39,7 @@ ALWAYS_INLINE void tile(const matmul_block *b, int32_t row, const int n_rows)
     }
 }
 
-static void run(const matmul_block *b)
-{
-    int32_t row = 0;
-    for (; row + TILE_ROWS <= b->n_rows; row += TILE_ROWS) tile(b, row, TILE_ROWS);
-    switch (b->n_rows - row) {
-    case 5: tile(b, row, 5); break;
-    case 4: tile(b, row, 4); break;
-    case 3: tile(b, row, 3); break;
-    case 2: tile(b, row, 2); break;
-    case 1: tile(b, row, 1); break;
-    default: break;
-    }
-}
+#include "ops/matmul_rows.h"
 
 const matmul_kernel matmul_kernel_f32_avx2 = {
     .run = run, .n_panel = N_PANEL, .n_depth = 512, .n_tile = TILE_ROWS, .takes_bf16 = false,

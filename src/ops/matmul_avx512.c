@@ -4,6 +4,7 @@
  * The lines of y are prefetched while the sums are made: 3 % where n_in is short (3072 x 576, 106 -> 109 GFLOP/s). */
 #include "ops/matmul_kernel.h"
 
+#include <assert.h>
 #include <immintrin.h>
 
 enum { TILE_ROWS = 6, N_PANEL = 64, N_VEC = N_PANEL / 16 };
@@ -42,19 +43,7 @@ ALWAYS_INLINE void tile(const matmul_block *b, int32_t row, const int n_rows)
     }
 }
 
-static void run(const matmul_block *b)
-{
-    int32_t row = 0;
-    for (; row + TILE_ROWS <= b->n_rows; row += TILE_ROWS) tile(b, row, TILE_ROWS);
-    switch (b->n_rows - row) {
-    case 5: tile(b, row, 5); break;
-    case 4: tile(b, row, 4); break;
-    case 3: tile(b, row, 3); break;
-    case 2: tile(b, row, 2); break;
-    case 1: tile(b, row, 1); break;
-    default: break;
-    }
-}
+#include "ops/matmul_rows.h"
 
 const matmul_kernel matmul_kernel_f32_avx512 = {
     .run = run, .n_panel = N_PANEL, .n_depth = 512, .n_tile = TILE_ROWS, .takes_bf16 = false,
