@@ -209,7 +209,7 @@ static int run_once(runner *r, const tmx_plan *plan, bool is_shown)
         run->layer_attention_ms[i] = tmx_session_layer_attention_ms(r->session, i);
     }
     r->n_runs++;
-    return signals_interrupted() ? complain(EXIT_INTERRUPTED, "interrupted") : 0;
+    return signals_interrupted() ? signals_say_interrupted() : 0;
 }
 
 static int compare(runner *r)

@@ -36,7 +36,7 @@ int complain_error(const tmx_error *err)
     case TMX_E_ARG: return complain(EXIT_USAGE, "%s", err->text);
     case TMX_E_MEMORY:
     case TMX_E_DEVICE: return complain(EXIT_RESOURCES, "%s", err->text);
-    case TMX_E_CANCELLED: return complain(EXIT_INTERRUPTED, "interrupted");
+    case TMX_E_CANCELLED: return signals_say_interrupted();
     case TMX_E_IO:
     case TMX_E_FORMAT:
     case TMX_E_UNSUPPORTED:

@@ -6,13 +6,19 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t is_polite, n_interrupts, has_bar;
-static atomic_flag is_leaving = ATOMIC_FLAG_INIT;
+static atomic_flag is_leaving = ATOMIC_FLAG_INIT, is_said = ATOMIC_FLAG_INIT;
 
 /* Only async-signal-safe calls; a write that fails has nobody left to be told. */
 static void say(const char *text)
 {
     if (has_bar && write(STDERR_FILENO, "\n", 1) < 0) return;
     if (write(STDERR_FILENO, text, strlen(text)) < 0) return;
+}
+
+int signals_say_interrupted(void)
+{
+    if (!atomic_flag_test_and_set(&is_said)) say("tmx: interrupted\n");
+    return EXIT_INTERRUPTED;
 }
 
 static void on_interrupt(int number)
@@ -22,8 +28,7 @@ static void on_interrupt(int number)
         n_interrupts = 1;
         return;
     }
-    say("tmx: interrupted\n");
-    _exit(EXIT_INTERRUPTED);
+    _exit(signals_say_interrupted());
 }
 
 /* Weights and metadata are read through a mapping: reading past the new end of a file that shrank raises this, in

@@ -13,6 +13,9 @@ void signals_begin_polite(void);   /* from here on somebody polls */
 void signals_end_polite(void);
 bool signals_interrupted(void);
 
+/* "tmx: interrupted", once, whoever comes first: the command that stopped or a further Ctrl-C.  Returns 130. */
+int signals_say_interrupted(void);
+
 /* Is a progress bar on the terminal's current line?  Exiting at once then leaves the line first. */
 void signals_set_bar(bool is_shown);
 
