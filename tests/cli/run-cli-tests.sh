@@ -271,17 +271,31 @@ PY
         fine "$n tokens" "${quiet[@]}" --ids "$tmp/some.ids" -n 2 --plan triangle:5-29 --sink 4 --window 60 --last 64
     done
 
-    # Ctrl-C while loading, prefilling, decoding (--preserve-status hands on the program's own exit code)
+    # Ctrl-C while loading, prefilling, decoding (--preserve-status hands on the program's own exit code).  A script in
+    # the background ignores SIGINT and hands that on; --foreground spares the group, so one Ctrl-C is one signal.
+    local interrupt=(env --default-signal=INT timeout --preserve-status --foreground -s INT)
     yes "The river runs past the old stone bridge." | head -n 800 >"$doc"
     for n in 0.5 1.5; do
-        timeout --preserve-status -s INT $n "$tmx" run -m "$model" -f "$doc" -n 1 >"$tmp/out" 2>"$tmp/err" </dev/null
+        "${interrupt[@]}" $n "$tmx" run -m "$model" -f "$doc" -n 1 >"$tmp/out" 2>"$tmp/err" </dev/null
         code=$?
         check "interrupted after $n s" 130 "interrupted"
         same "interrupted after $n s" ""
     done
-    timeout --preserve-status -s INT 3 "$tmx" "${quiet[@]}" -p "$capital" --ignore-eos -n -1 >"$tmp/out" 2>"$tmp/err"
+    "${interrupt[@]}" 3 "$tmx" "${quiet[@]}" -p "$capital" --ignore-eos -n -1 >"$tmp/out" 2>"$tmp/err"
     code=$?
     check "interrupted answer" 130 "interrupted"
+
+    # Ctrl-C twice, close together: whoever speaks, it is said once
+    for n in 1.000 1.001 1.003 1.010; do
+        env --default-signal=INT "$tmx" run -m "$model" -f "$doc" -n 1 >"$tmp/out" 2>"$tmp/err" </dev/null &
+        sleep 1
+        kill -INT $!
+        sleep "0${n#1}"
+        kill -INT $! 2>/dev/null
+        wait $!
+        code=$?
+        check "interrupted twice, ${n#1.} ms apart" 130 "interrupted"
+    done
 
     timeout 120 "$tmx" "${quiet[@]}" -p "$capital" -n -1 --ignore-eos 2>"$tmp/err" | head -c 3 >"$tmp/out"
     code=${PIPESTATUS[0]}
