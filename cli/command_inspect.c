@@ -1,4 +1,5 @@
 #include "commands.h"
+#include "model_choice.h"
 #include "report.h"
 
 #include <stdlib.h>
@@ -50,7 +51,10 @@ static int32_t count_types(const tmx_file *file, type_count types[MAX_TYPES])
 static int judge(const inspect_options *o, const tmx_file *file, verdict *v)
 {
     *v = (verdict){ .n_threads = o->n_threads };
-    v->can_run = tmx_model_probe_file(file, &v->info, &v->why) == TMX_OK;
+    tmx_lora loras[MAX_TEXTS];
+    tmx_model_params model_params = { 0 };
+    model_choose(&o->changes, loras, &model_params);
+    v->can_run = tmx_model_probe_file(file, &model_params, &v->info, &v->why) == TMX_OK;
     if (!v->can_run) return 0;
     tmx_error err;
     tmx_pool *pool;
@@ -108,7 +112,7 @@ static void print_types(const tmx_file *file)
     }
 }
 
-static void print_model_facts(const verdict *v)
+static void print_model_facts(const inspect_options *o, const verdict *v)
 {
     const tmx_model_info *m = &v->info;
     char size[3][32];
@@ -119,6 +123,11 @@ static void print_model_facts(const verdict *v)
            (double)m->rope_freq_base);
     print_label("parameters");
     printf("%.4g million\n", (double)m->n_params / 1e6);
+    for (int32_t i = 0; i < o->changes.loras.n; i++) {
+        print_label(i == 0 ? "adapters" : "");
+        print_safe(stdout, o->changes.loras.items[i]);
+        printf(", scale %g\n", o->changes.loras.scales[i]);
+    }
     print_label("vocabulary");
     printf("%d tokens\n", m->n_vocab);
     print_label("context");
@@ -131,8 +140,10 @@ static void print_model_facts(const verdict *v)
     }
     putchar('\n');
     print_label("");
-    printf("weights %s, KV cache %s, workspace %s\n", text_of_bytes(v->memory.weight_bytes, size[0]),
-           text_of_bytes(v->memory.kv_bytes, size[1]), text_of_bytes(v->memory.workspace_bytes, size[2]));
+    printf("weights %s, ", text_of_bytes(v->memory.weight_bytes, size[0]));
+    if (v->memory.merged_bytes > 0) printf("adapted tensors %s, ", text_of_bytes(v->memory.merged_bytes, size[0]));
+    printf("KV cache %s, workspace %s\n", text_of_bytes(v->memory.kv_bytes, size[1]),
+           text_of_bytes(v->memory.workspace_bytes, size[2]));
 }
 
 static void print_metadata(const tmx_file *file)
@@ -175,7 +186,7 @@ static void print_text(const inspect_options *o, const tmx_file *file, const ver
            tmx_file_version(file), tmx_file_n_keys(file), tmx_file_n_tensors(file));
     print_value("name", file, "general.name");
     print_value("architecture", file, "general.architecture");
-    if (v->can_run) print_model_facts(v);
+    if (v->can_run) print_model_facts(o, v);
     print_tokenizer(file);
     print_types(file);
     if (o->check_tensors) {
@@ -190,7 +201,7 @@ static void print_text(const inspect_options *o, const tmx_file *file, const ver
 
 /* ---------------------------------------------------------------- JSON */
 
-static void json_model(json_writer *j, const verdict *v)
+static void json_model(json_writer *j, const inspect_options *o, const verdict *v)
 {
     const tmx_model_info *m = &v->info;
     json_begin_object(j, "model");
@@ -205,11 +216,13 @@ static void json_model(json_writer *j, const verdict *v)
     json_number(j, "rope_freq_base", (double)m->rope_freq_base);
     json_number(j, "rms_eps", (double)m->rms_eps);
     json_size(j, "n_params", m->n_params);
+    json_adapters(j, &o->changes);
     json_end(j);
     json_begin_object(j, "memory");
     json_count(j, "n_ctx", v->n_ctx);
     json_count(j, "n_threads", v->n_threads);
     json_size(j, "weight_bytes", v->memory.weight_bytes);
+    json_size(j, "merged_bytes", v->memory.merged_bytes);
     json_size(j, "kv_bytes", v->memory.kv_bytes);
     json_size(j, "workspace_bytes", v->memory.workspace_bytes);
     json_size(j, "total_bytes", v->memory.total_bytes);
@@ -271,7 +284,7 @@ static void print_json(const inspect_options *o, const tmx_file *file, const ver
     json_file(&j, o, file);
     json_bool(&j, "can_run", v->can_run);
     json_text(&j, "reason", v->can_run ? NULL : v->why.text);
-    if (v->can_run) json_model(&j, v);
+    if (v->can_run) json_model(&j, o, v);
     if (o->check_tensors) {
         json_bool(&j, "tensors_are_finite", check->code == TMX_OK);
         json_text(&j, "check", check->code == TMX_OK ? NULL : check->text);

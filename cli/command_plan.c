@@ -1,4 +1,5 @@
 #include "commands.h"
+#include "model_choice.h"
 #include "plan_choice.h"
 #include "report.h"
 
@@ -15,12 +16,15 @@ typedef struct plan_target {
 static int open_target(plan_target *t, const plan_options *o)
 {
     tmx_error err;
+    tmx_lora loras[MAX_TEXTS];
+    tmx_model_params params = { 0 };
+    model_choose(&o->changes, loras, &params);
     if (o->output == NULL) {
         if (tmx_file_open(&t->file, o->model, &err) != TMX_OK) return complain_error(&err);
-        return tmx_model_probe_file(t->file, &t->info, &err) == TMX_OK ? 0 : complain_error(&err);
+        return tmx_model_probe_file(t->file, &params, &t->info, &err) == TMX_OK ? 0 : complain_error(&err);
     }
     if (tmx_pool_create(&t->pool, 0, &err) != TMX_OK) return complain_error(&err);
-    if (tmx_model_open(&t->model, o->model, NULL, t->pool, &err) != TMX_OK) return complain_error(&err);
+    if (tmx_model_open(&t->model, o->model, &params, t->pool, &err) != TMX_OK) return complain_error(&err);
     t->info = *tmx_model_info_get(t->model);
     return 0;
 }
@@ -72,13 +76,13 @@ static void print_savings(const tmx_plan *plan, const tmx_model_info *info)
     for (int32_t k = 2; k <= 128; k *= 2) {
         const int32_t n_prompt = k * 1024;
         const double n_dense = count_pairs(plan, n_prompt, true), n_plan = count_pairs(plan, n_prompt, false);
-        const bool is_over = n_prompt > info->n_ctx_train;
+        const bool is_over = n_prompt > info->n_ctx_max;
         char label[16];
         snprintf(label, sizeof label, "%dK%s", k, is_over ? " *" : "");
         printf("%-12s %12.4g %12.4g %16.1f %%\n", label, n_dense, n_plan, n_dense > 0 ? 100 * n_plan / n_dense : 0);
         is_beyond |= is_over;
     }
-    if (is_beyond) printf("* longer than the model's context of %d tokens\n", info->n_ctx_train);
+    if (is_beyond) printf("* longer than the model's context of %d tokens\n", info->n_ctx_max);
 }
 
 static int show_and_save(const plan_options *o, const plan_target *t)

@@ -1,5 +1,6 @@
 #include "command_run.h"
 
+#include "model_choice.h"
 #include "plan_choice.h"
 #include "report.h"
 #include "signals.h"
@@ -22,7 +23,9 @@ static int open_model(runner *r)
 {
     const run_options *o = r->options;
     tmx_error err;
+    tmx_lora loras[MAX_TEXTS];
     tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning };
+    model_choose(&o->changes, loras, &params);
     const double start_ms = clock_ms();
     if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
     if (tmx_pool_create(&r->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);
@@ -54,13 +57,13 @@ static void print_ids(const prompt_list *prompts)
 static int choose_context(const runner *r, int32_t *n_ctx)
 {
     const run_options *o = r->options;
-    const int32_t n_train = tmx_model_info_get(r->model)->n_ctx_train;
+    const tmx_model_info *info = tmx_model_info_get(r->model);
     const prompt *longest = &r->prompts.items[0];
     for (int32_t i = 1; i < r->prompts.n; i++) {
         if (r->prompts.items[i].n_ids > longest->n_ids) longest = &r->prompts.items[i];
     }
-    const size_t limit = o->rope_freq_base > 0 ? INT32_MAX : (size_t)n_train;
-    size_t n = (size_t)n_train;
+    const size_t limit = (size_t)info->n_ctx_max;
+    size_t n = (size_t)info->n_ctx_train;
     if (o->n_ctx > 0) n = (size_t)o->n_ctx;
     else if (o->n_ctx < 0 && o->n_predict >= 0) n = longest->n_ids + (size_t)o->n_predict;
     else if (o->n_ctx < 0 && n < longest->n_ids) n = longest->n_ids;
@@ -79,7 +82,7 @@ static int open_session(runner *r)
     tmx_error err;
     tmx_session_params params = {
         .n_chunk = o->n_chunk, .n_seqs = r->prompts.n, .kv_type = (tmx_type)o->cache_type,
-        .rope_freq_base = (float)o->rope_freq_base, .progress = progress_update, .progress_ctx = &r->progress,
+        .progress = progress_update, .progress_ctx = &r->progress,
     };
     int code = plan_choose(&o->plan, tmx_model_info_get(r->model), &r->plan);
     if (code == 0 && o->compare) {

@@ -13,6 +13,18 @@ _Static_assert(TMX_TYPE_DEFAULT == 0 && TMX_TYPE_F32 == 1 && TMX_TYPE_BF16 == 2,
 
 /* ---------------------------------------------------------------- shared rows */
 
+#define MODEL_ROWS(type) \
+    { .group = "Input", .name = "lora", .argument = "FILE", .kind = OPTION_UNSCALED, .fallback = "none", \
+      .offset = offsetof(type, changes.loras), \
+      .help = "LoRA adapter (GGUF, as llama.cpp reads it), merged into the weights when the model is opened. May be " \
+              "repeated: adapters add up" }, \
+    { .group = "Input", .name = "lora-scaled", .argument = "FILE S", .kind = OPTION_SCALED, .min = -1e6, .max = 1e6, \
+      .fallback = "", .offset = offsetof(type, changes.loras), \
+      .help = "the same, times S" }, \
+    { .group = "Input", .name = "rope-freq-base", .argument = "F", .kind = OPTION_NUMBER, .max = 1e12, \
+      .offset = offsetof(type, changes.rope_freq_base), \
+      .help = "RoPE base frequency; 0 = the model's; a value also lifts the limit that the model's context sets" }
+
 #define PLAN_ROWS(type) \
     { .group = "Plan", .name = "plan", .argument = "SPEC", .kind = OPTION_TEXT, .fallback = "dense", \
       .offset = offsetof(type, plan.spec), \
@@ -37,6 +49,7 @@ static const option_spec run_rows[] = {
     { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(model),
       .help = "model file (GGUF)" },
+    MODEL_ROWS(run_options),
     { .group = "Input", .letter = 'p', .name = "prompt", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "",
       AT(prompt),
       .help = "the prompt itself" },
@@ -106,9 +119,6 @@ static const option_spec run_rows[] = {
       .help = "number type of the KV cache; auto is bf16, or f32 with --compute f32" },
     { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
       .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
-    { .group = "Machine", .name = "rope-freq-base", .argument = "F", .kind = OPTION_NUMBER, .max = 1e12,
-      AT(rope_freq_base),
-      .help = "RoPE base frequency; 0 = the model's; a value also lifts the limit that the model's context sets" },
 
     { .group = "Output", .name = "json", .kind = OPTION_SWITCH, AT(json),
       .help = "print one JSON object: settings, plan, token ids, text and every time taken" },
@@ -153,6 +163,7 @@ static const option_spec plan_rows[] = {
     { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(model),
       .help = "model file (GGUF) the plan is for" },
+    MODEL_ROWS(plan_options),
     PLAN_ROWS(plan_options),
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(output),
@@ -192,6 +203,7 @@ static const option_spec inspect_rows[] = {
     { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(model),
       .help = "model file (GGUF); a bare argument means the same" },
+    MODEL_ROWS(inspect_options),
     { .group = "Memory", .letter = 'c', .name = "ctx-size", .argument = "N", .kind = OPTION_COUNT,
       .max = MAX_TOKENS, .fallback = "the model's context", AT(n_ctx),
       .help = "plan the memory for a context of N tokens; 0 = the model's context" },

@@ -9,8 +9,14 @@ typedef struct plan_choice {       /* shared by run and plan */
     int32_t n_sink, n_window, n_last;      /* -1 = the plan's own */
 } plan_choice;
 
+typedef struct model_changes {     /* shared by all commands that open a model */
+    scaled_list loras;
+    double rope_freq_base;         /* 0 = the model's */
+} model_changes;
+
 typedef struct run_options {
     const char *model;
+    model_changes changes;
     const char *prompt, *ids_file;
     text_list files;
     const char *system, *assistant;
@@ -26,7 +32,6 @@ typedef struct run_options {
     plan_choice plan;
 
     const char *isa;
-    double rope_freq_base;
     int32_t n_ctx;                 /* -1 = what prompt and answer need; 0 = the model's */
     int32_t n_threads, n_chunk;
     int32_t compute, cache_type;   /* tmx_compute, tmx_type */
@@ -38,6 +43,7 @@ typedef struct run_options {
 
 typedef struct plan_options {
     const char *model;
+    model_changes changes;
     plan_choice plan;
     const char *output, *note;
     bool list_presets;
@@ -45,6 +51,7 @@ typedef struct plan_options {
 
 typedef struct inspect_options {
     const char *model;
+    model_changes changes;
     bool show_tensors, show_metadata, check_tensors, json;
     int32_t n_ctx, n_threads;
     int32_t compute, cache_type;

@@ -145,6 +145,14 @@ static bool store(parser *p, const option_spec *o, const char *text)
         list->items[list->n++] = text;
         return true;
     }
+    case OPTION_SCALED:
+    case OPTION_UNSCALED: {
+        scaled_list *list = at;
+        if (list->n == MAX_TEXTS) return wrong(p, "option %s given more than %d times", label, MAX_TEXTS);
+        list->items[list->n] = text;
+        list->scales[list->n++] = 1;
+        return true;
+    }
     case OPTION_CHOICE: {
         int32_t index;
         if (!find_choice(o->choices, text, &index)) {
@@ -157,11 +165,34 @@ static bool store(parser *p, const option_spec *o, const char *text)
     return false;
 }
 
+/* The second argument of a SCALED option; the list holds the first. */
+static bool store_scale(parser *p, const option_spec *o, const char *text)
+{
+    char label[64];
+    scaled_list *list = (scaled_list *)(void *)(p->base + o->offset);
+    double x;
+    option_label(o, label);
+    if (text == NULL) return wrong(p, "option %s needs two values (%s)", label, o->argument);
+    if (!parse_number(text, &x)) {
+        return wrong(p, "option %s: '%s' is not a number (expected %g..%g, not 0)", label, text, o->min, o->max);
+    }
+    if (x < o->min || x > o->max || x == 0) {
+        return wrong(p, "option %s: %s is out of range %g..%g, not 0", label, text, o->min, o->max);
+    }
+    list->scales[list->n - 1] = x;
+    return true;
+}
+
+static bool is_repeatable(option_kind kind)
+{
+    return kind == OPTION_TEXTS || kind == OPTION_SCALED || kind == OPTION_UNSCALED;
+}
+
 static bool take(parser *p, const option_spec *o, const char *text)
 {
     char label[64];
     const ptrdiff_t index = o - p->command->options;
-    if (p->is_given[index] && o->kind != OPTION_TEXTS) return wrong(p, "option %s given twice", option_label(o, label));
+    if (p->is_given[index] && !is_repeatable(o->kind)) return wrong(p, "option %s given twice", option_label(o, label));
     p->is_given[index] = true;
     return store(p, o, text);
 }
@@ -179,6 +210,8 @@ static void set_defaults(const command *c, char *base)
         case OPTION_NUMBER: *(double *)at = o->initial; break;
         case OPTION_TEXT: *(const char **)at = NULL; break;
         case OPTION_TEXTS: ((text_list *)at)->n = 0; break;
+        case OPTION_SCALED:
+        case OPTION_UNSCALED: ((scaled_list *)at)->n = 0; break;
         }
     }
 }
@@ -227,6 +260,7 @@ options_result options_parse(const command *c, int argc, char *const *argv, void
             value = argv[++i];
         }
         if (!take(&p, o, value)) return OPTIONS_WRONG;
+        if (o->kind == OPTION_SCALED && !store_scale(&p, o, i + 1 < argc ? argv[++i] : NULL)) return OPTIONS_WRONG;
     }
     return OPTIONS_RUN;
 }

@@ -14,7 +14,9 @@ typedef enum option_kind {
     OPTION_INTEGER,                /* int64_t in [min, max] */
     OPTION_NUMBER,                 /* double in [min, max], finite */
     OPTION_TEXT,                   /* const char *, borrowed from argv; NULL when not given */
-    OPTION_TEXTS,                  /* text_list; the one kind that may be repeated */
+    OPTION_TEXTS,                  /* text_list; may be repeated */
+    OPTION_SCALED,                 /* scaled_list: a text and a number in [min, max], not 0; may be repeated */
+    OPTION_UNSCALED,               /* scaled_list: a text with the number 1; may be repeated */
     OPTION_CHOICE,                 /* int32_t: index of the word in `choices` */
 } option_kind;
 
@@ -24,10 +26,16 @@ typedef struct text_list {
     int32_t n;
 } text_list;
 
+typedef struct scaled_list {
+    const char *items[MAX_TEXTS];
+    double scales[MAX_TEXTS];
+    int32_t n;
+} scaled_list;
+
 typedef struct option_spec {
     const char *group;             /* heading in --help; options of a group stand together */
     const char *name, *alias;      /* "predict" for --predict; alias may be NULL */
-    const char *argument;          /* "FILE"; NULL for a switch */
+    const char *argument;          /* "FILE"; NULL for a switch; "FILE S" for SCALED, which takes two */
     option_kind kind;
     char letter;                   /* 'm' for -m; 0 = none */
     double min, max, initial;      /* the numeric kinds and CHOICE; exact in a double */

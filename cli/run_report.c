@@ -1,5 +1,6 @@
 #include "command_run.h"
 
+#include "model_choice.h"
 #include "plan_choice.h"
 #include "report.h"
 
@@ -41,9 +42,9 @@ void print_model(const runner *r)
     tmx_memory memory;
     const tmx_session_params params = {
         .n_ctx = tmx_session_n_ctx(r->session), .n_chunk = r->options->n_chunk, .n_seqs = r->prompts.n,
-        .kv_type = (tmx_type)r->options->cache_type, .rope_freq_base = (float)r->options->rope_freq_base,
+        .kv_type = (tmx_type)r->options->cache_type,
     };
-    char line[256], weights[32], kv[32], workspace[32], load[32];
+    char line[256], weights[32], merged[32], adapters[64] = "", kv[32], workspace[32], load[32];
     snprintf(line, sizeof line, "%s %s, %d layers, context %d, loaded in %s", m->architecture, m->name, m->n_layers,
              m->n_ctx_train, text_of_ms(r->load_ms, load));
     print_fact("model", line);
@@ -52,8 +53,11 @@ void print_model(const runner *r)
     print_fact("machine", line);
     if (tmx_memory_plan(m, tmx_model_compute(r->model), tmx_model_isa(r->model), &params, tmx_pool_n_threads(r->pool),
                         &memory, NULL) != TMX_OK) return;
-    snprintf(line, sizeof line, "weights %s, KV cache %s for %d x %d tokens, workspace %s",
-             text_of_bytes(memory.weight_bytes, weights), text_of_bytes(memory.kv_bytes, kv), params.n_seqs,
+    if (memory.merged_bytes > 0) {
+        snprintf(adapters, sizeof adapters, "adapted tensors %s, ", text_of_bytes(memory.merged_bytes, merged));
+    }
+    snprintf(line, sizeof line, "weights %s, %sKV cache %s for %d x %d tokens, workspace %s",
+             text_of_bytes(memory.weight_bytes, weights), adapters, text_of_bytes(memory.kv_bytes, kv), params.n_seqs,
              params.n_ctx, text_of_bytes(memory.workspace_bytes, workspace));
     print_fact("memory", line);
 }
@@ -217,6 +221,7 @@ static void json_settings(json_writer *j, const runner *r)
     json_text(j, "name", m->name);
     json_text(j, "architecture", m->architecture);
     json_text(j, "fingerprint", m->fingerprint);
+    json_adapters(j, &o->changes);
     json_count(j, "n_layers", m->n_layers);
     json_count(j, "n_vocab", m->n_vocab);
     json_count(j, "n_ctx_train", m->n_ctx_train);
@@ -231,7 +236,7 @@ static void json_settings(json_writer *j, const runner *r)
     json_end(j);
     json_begin_object(j, "context");
     json_count(j, "n_ctx", tmx_session_n_ctx(r->session));
-    json_number(j, "rope_freq_base", o->rope_freq_base > 0 ? o->rope_freq_base : (double)m->rope_freq_base);
+    json_number(j, "rope_freq_base", (double)m->rope_freq_base);
     json_end(j);
     json_begin_object(j, "sampling");
     json_count(j, "n_predict", o->n_predict);

@@ -149,28 +149,45 @@ TMX_API tmx_status tmx_file_check_tensors(const tmx_file *file, tmx_error *err);
 
 typedef struct tmx_model_info {
     const char *architecture, *name;       /* borrowed from the model; name may be "" */
-    const char *fingerprint;               /* 64 hex digits: SHA-256 of the header and of a sample of every tensor */
+    const char *fingerprint;               /* 64 hex digits: SHA-256 of the header and of a sample of every tensor, and
+                                              of adapters and another RoPE base if there are any */
     int32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx_train;
     float rope_freq_base, rms_eps;
     uint64_t n_params;
+    int32_t n_ctx_max;                     /* tokens a session may hold: n_ctx_train, unless a RoPE base of one's own
+                                              lifts the limit */
+    int32_t n_loras;
+    uint64_t n_merged;                     /* weights of tensors that adapters change; they get a copy in memory */
 } tmx_model_info;
 
 typedef struct tmx_model tmx_model;
+
+/* A LoRA adapter as llama.cpp reads it: GGUF, general.type "adapter", pairs of tensors NAME.lora_a [rank][n_in] and
+ * NAME.lora_b [n_out][rank] for matrices of the model. */
+typedef struct tmx_lora {
+    const char *path;
+    float scale;                   /* on top of alpha / rank; 0 = 1 */
+} tmx_lora;
 
 typedef struct tmx_model_params {
     tmx_compute compute;
     tmx_isa isa;
     void (*warn)(void *ctx, const char *line);   /* e.g. unknown extra tensors; may be NULL */
     void *warn_ctx;
+    const tmx_lora *loras;         /* [n_loras], added up in the weights: prefill and decode work as without them */
+    int32_t n_loras;
+    float rope_freq_base;          /* 0 = the file's; a value > 0 also lifts the limit on a session's n_ctx */
 } tmx_model_params;
 
-/* Opens and maps the file, proves every shape against the hyper-parameters, packs the weights for `compute` (uses
- * the pool; deterministic).  TMX_E_IO, TMX_E_FORMAT, TMX_E_UNSUPPORTED (the text names the feature), TMX_E_MEMORY. */
+/* Opens and maps the file, proves every shape against the hyper-parameters, merges adapters, packs the weights for
+ * `compute` (uses the pool; deterministic).  TMX_E_IO, TMX_E_FORMAT, TMX_E_UNSUPPORTED (the text names the feature),
+ * TMX_E_MEMORY; TMX_E_NUMERIC (an adapter holds NaN or infinity), TMX_E_ARG (a params field). */
 TMX_API tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_params *params, tmx_pool *pool,
                                   tmx_error *err);
-/* The same checks on a parsed file, without packing: could tmx_model_open run it?  Fills info; name and
- * fingerprint stay empty. */
-TMX_API tmx_status tmx_model_probe_file(const tmx_file *file, tmx_model_info *info, tmx_error *err);
+/* The same checks on a parsed file and on the adapters of params (NULL = defaults), without packing: could
+ * tmx_model_open run it?  Fills info; name and fingerprint stay empty. */
+TMX_API tmx_status tmx_model_probe_file(const tmx_file *file, const tmx_model_params *params, tmx_model_info *info,
+                                        tmx_error *err);
 TMX_API const tmx_model_info *tmx_model_info_get(const tmx_model *model);
 TMX_API tmx_compute tmx_model_compute(const tmx_model *model);     /* what AUTO became */
 TMX_API tmx_isa tmx_model_isa(const tmx_model *model);
@@ -257,7 +274,6 @@ typedef struct tmx_session_params {
     int32_t n_chunk;               /* prompt rows worked on at once; 0 = a default; never changes a result */
     int32_t n_seqs;                /* sequences; 0 = 1 */
     tmx_type kv_type;              /* DEFAULT = bf16, or f32 when compute is f32 */
-    float rope_freq_base;          /* 0 = the model's; a value > 0 also lifts the limit on n_ctx */
     bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */
     void *progress_ctx;
 } tmx_session_params;
@@ -265,15 +281,16 @@ typedef struct tmx_session_params {
 /* What a session will take, before it takes it. */
 typedef struct tmx_memory {
     uint64_t weight_bytes;         /* packed weights */
+    uint64_t merged_bytes;         /* copies of the tensors that adapters change */
     uint64_t kv_bytes, workspace_bytes;
-    uint64_t total_bytes;          /* the three above; the mapped file comes on top, as page cache */
+    uint64_t total_bytes;          /* the four above; the mapped file comes on top, as page cache */
     uint64_t available_bytes;      /* what the machine has free now; 0 = unknown */
 } tmx_memory;
 TMX_API tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_isa isa,
                                    const tmx_session_params *params, int32_t n_threads, tmx_memory *memory, tmx_error *err);
 
 /* Borrows model and pool until freed; copies the plan (NULL = dense).  Takes all memory here.
- * TMX_E_ARG (bad params; n_ctx beyond the model's context without rope_freq_base), TMX_E_MEMORY. */
+ * TMX_E_ARG (bad params; n_ctx beyond the model's n_ctx_max), TMX_E_MEMORY. */
 TMX_API tmx_status tmx_session_create(tmx_session **session, const tmx_model *model, const tmx_plan *plan,
                                       tmx_pool *pool, const tmx_session_params *params, tmx_error *err);
 TMX_API void tmx_session_free(tmx_session *session);

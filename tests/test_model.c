@@ -95,7 +95,7 @@ static tmx_status probe(const char *path, tmx_model_info *info, tmx_error *err)
     tmx_file *file;
     tmx_status status = tmx_file_open(&file, path, err);
     if (status != TMX_OK) return status;
-    status = tmx_model_probe_file(file, info, err);
+    status = tmx_model_probe_file(file, NULL, info, err);
     tmx_file_close(file);
     return status;
 }
@@ -692,8 +692,8 @@ static void a_plan_belongs_to_its_file(void **state)
         assert_string_not_equal(before, after);
         info.fingerprint = after;
         assert_int_equal(tmx_plan_parse(&plan, plan_path, &info, &err), TMX_E_UNSUPPORTED);
-        snprintf(text, sizeof text, "%s: made for the model file with fingerprint %.12s, this one has %.12s; set "
-                 "\"fingerprint\" to \"\" to use it anyway", plan_path, before, after);
+        snprintf(text, sizeof text, "%s: made for another model file, other LoRA adapters or another RoPE base "
+                 "(fingerprint %.12s, here %.12s); set \"fingerprint\" to \"\" to use it anyway", plan_path, before, after);
         assert_string_equal(err.text, text);
         overwrite(tiny.path, offset, &byte, 1);
         read_fingerprint(tiny.path, after);

@@ -3,7 +3,7 @@
 #include "alloc_watch.h"
 #include "base/cpu.h"
 #include "model/model.h"
-#include "tiny_model.h"
+#include "tiny_lora.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #define DEMO_MODEL TMX_SOURCE_DIR "/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+#define DEMO_ADAPTER TMX_SOURCE_DIR "/eval/longctx/smollm2-135m-32k.lora.gguf"
 
 /* ---------------------------------------------------------------- what happens when there is none */
 
@@ -22,6 +23,19 @@ static bool is_mapped(const char *path)
     while (maps != NULL && fgets(line, sizeof line, maps) != NULL) is_found |= strstr(line, path) != NULL;
     if (maps != NULL) fclose(maps);
     return is_found;
+}
+
+/* Two matrices, one of them twice. */
+static void create_adapters(tiny_lora loras[2])
+{
+    const tiny_pair up = { .base = "blk.0.ffn_up.weight", .n_out = TINY_FF, .n_in = TINY_EMBD, .rank = 3 };
+    const tiny_pair down = { .base = "blk.2.ffn_down.weight", .n_out = TINY_EMBD, .n_in = TINY_FF, .rank = 5 };
+    for (int i = 0; i < 2; i++) {
+        loras[i] = tl_begin((uint64_t)i, 1, (tiny_lora_keys){ 0 });
+        tl_pair(&loras[i], &up, 1, NULL);
+        if (i == 1) tl_pair(&loras[i], &down, 1, NULL);
+        tl_finish(&loras[i]);
+    }
 }
 
 /* Every one of the first 200, then a sample. */
@@ -92,12 +106,19 @@ static void every_allocation_may_fail(void **state)
     tmx_error err;
     tmx_model *model;
     tmx_plan *plan;
+    tiny_lora loras[2];
     char plan_path[80];
     tiny_model_create(&tiny, 9, true, true);
+    create_adapters(loras);
+    const tmx_lora given[2] = { { loras[0].path, 1 }, { loras[1].path, 2 } };
     snprintf(plan_path, sizeof plan_path, "%s.plan", tiny.path);
     for (int i = 0; i < 2; i++) {
         scarce s = { .path = tiny.path, .params = { .compute = computes[i] } };
         fail_each(i == 0 ? "model, f32" : "model, bf16", &s, make_model, drop_model);
+        s.params.loras = given;
+        s.params.n_loras = 2;
+        fail_each("the same with adapters", &s, make_model, drop_model);
+        assert_false(is_mapped("/tmp/tmx-lora-"));
     }
     assert_int_equal(tmx_model_open(&model, tiny.path, NULL, NULL, &err), TMX_OK);
     assert_int_equal(tmx_plan_parse(&plan, "triangle:1-2", tmx_model_info_get(model), &err), TMX_OK);
@@ -113,6 +134,7 @@ static void every_allocation_may_fail(void **state)
     tmx_plan_free(plan);
     tmx_model_close(model);
     unlink(plan_path);
+    for (int i = 0; i < 2; i++) tl_remove(&loras[i]);
     tiny_model_free(&tiny);
 }
 
@@ -158,9 +180,10 @@ static void check_prediction(const char *path, const tmx_model_params *params, c
     watch_end();
     const tmx_model_info *info = tmx_model_info_get(model);
     assert_int_equal(tmx_memory_plan(info, params->compute, params->isa, session_params, 1, &memory, &err), TMX_OK);
-    expect_within_5_percent("weights", memory.weight_bytes, n_model);
+    expect_within_5_percent("weights", memory.weight_bytes + memory.merged_bytes, n_model);
+    assert_true((memory.merged_bytes > 0) == (params->n_loras > 0));
     expect_within_5_percent("KV and workspace", memory.kv_bytes + memory.workspace_bytes, watch.n_live_bytes);
-    assert_int_equal(memory.total_bytes, memory.weight_bytes + memory.kv_bytes + memory.workspace_bytes);
+    assert_int_equal(memory.total_bytes, memory.weight_bytes + memory.merged_bytes + memory.kv_bytes + memory.workspace_bytes);
     tmx_session_free(session);
     tmx_model_close(model);
 }
@@ -169,20 +192,29 @@ static void memory_is_predicted(void **state)
 {
     (void)state;
     tiny_model tiny;
+    tiny_lora loras[2];
     tiny_model_create(&tiny, 10, true, true);
+    create_adapters(loras);
+    const tmx_lora given[2] = { { loras[0].path, 1 }, { loras[1].path, 2 } };
     for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
-            const tmx_model_params params = { .isa = (tmx_isa)isa, .compute = (tmx_compute)compute };
+            tmx_model_params params = { .isa = (tmx_isa)isa, .compute = (tmx_compute)compute };
+            check_prediction(tiny.path, &params, &(tmx_session_params){ .n_chunk = 100, .n_seqs = 2 });
+            params.loras = given;
+            params.n_loras = 2;
             check_prediction(tiny.path, &params, &(tmx_session_params){ .n_chunk = 100, .n_seqs = 2 });
         }
     }
+    for (int i = 0; i < 2; i++) tl_remove(&loras[i]);
     tiny_model_free(&tiny);
     if (access(DEMO_MODEL, R_OK) != 0) {
         print_message("skipped for the demo model: %s is not there\n", DEMO_MODEL);
         return;
     }
     check_prediction(DEMO_MODEL, &(tmx_model_params){ 0 }, &(tmx_session_params){ .n_ctx = 4096 });
+    const tmx_model_params adapted = { .loras = &(tmx_lora){ .path = DEMO_ADAPTER }, .n_loras = 1 };
+    check_prediction(DEMO_MODEL, &adapted, &(tmx_session_params){ .n_ctx = 4096 });
 }
 
 int main(void)

@@ -225,6 +225,39 @@ static void options_that_need_or_exclude_each_other(void **state)
 static const command *const all[] = { &run_command, &plan_command, &inspect_command };
 enum { N_ALL = sizeof all / sizeof all[0] };
 
+static void scaled_texts_share_one_list(void **state)
+{
+    (void)state;
+    const parsed *p = parse(&run_command, "--lora a --lora-scaled b 0.5 --lora c --lora-scaled=d -2e1");
+    assert_int_equal(p->result, OPTIONS_RUN);
+    static const double scales[] = { 1, 0.5, 1, -20 };
+    const scaled_list *list = &p->v.run.changes.loras;
+    assert_int_equal(list->n, 4);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(list->items[i][0], "abcd"[i]);
+        assert_true(list->scales[i] == scales[i]);
+    }
+    static const struct { const char *line, *why; } cases[] = {
+        { "--lora", "option --lora needs a value (FILE)" },
+        { "--lora-scaled", "option --lora-scaled needs a value (FILE S)" },
+        { "--lora-scaled a", "option --lora-scaled needs two values (FILE S)" },
+        { "--lora-scaled a b", "option --lora-scaled: 'b' is not a number (expected -1e+06..1e+06, not 0)" },
+        { "--lora-scaled a nan", "option --lora-scaled: 'nan' is not a number (expected -1e+06..1e+06, not 0)" },
+        { "--lora-scaled a -m", "option --lora-scaled: '-m' is not a number (expected -1e+06..1e+06, not 0)" },
+        { "--lora-scaled a 0", "option --lora-scaled: 0 is out of range -1e+06..1e+06, not 0" },
+        { "--lora-scaled a 1e7", "option --lora-scaled: 1e7 is out of range -1e+06..1e+06, not 0" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        expect_wrong(&run_command, cases[i].line, cases[i].why);
+        expect_wrong(&plan_command, cases[i].line, cases[i].why);
+        expect_wrong(&inspect_command, cases[i].line, cases[i].why);
+    }
+    char line[4096] = "";
+    for (int i = 0; i <= MAX_TEXTS; i++) strcat(line, "--lora a ");
+    line[strlen(line) - 1] = '\0';
+    expect_wrong(&run_command, line, "option --lora given more than 64 times");
+}
+
 static void tables_are_sound(void **state)
 {
     (void)state;
@@ -239,7 +272,8 @@ static void tables_are_sound(void **state)
                 const option_spec *other = &all[c]->options[k];
                 assert_string_not_equal(o->name, other->name);
                 assert_true(o->letter == 0 || o->letter != other->letter);
-                assert_int_not_equal(o->offset, other->offset);
+                const bool share_a_list = o->kind == OPTION_SCALED && other->kind == OPTION_UNSCALED;
+                assert_int_equal(o->offset == other->offset, share_a_list);
                 /* a group is one block: --help prints its heading once */
                 if (strcmp(o->group, other->group) == 0) assert_string_equal(o->group, all[c]->options[i - 1].group);
             }
@@ -313,6 +347,7 @@ int main(void)
         cmocka_unit_test(wrong_values_are_refused),
         cmocka_unit_test(repeated_texts_have_a_limit),
         cmocka_unit_test(options_that_need_or_exclude_each_other),
+        cmocka_unit_test(scaled_texts_share_one_list),
         cmocka_unit_test(tables_are_sound),
         cmocka_unit_test(help_names_every_option_within_its_width),
         cmocka_unit_test(man_pages_escape_roff),

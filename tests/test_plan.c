@@ -362,8 +362,8 @@ static void wrong_files_are_explained(void **state)
           "  \"n_window\": 256,\n  \"n_last\": 64,\n  \"layers\": [\"dense\", ",
           "\"n_layers\": 3},\n  \"n_sink\": 4,\n  \"n_window\": 256,\n  \"n_last\": 64,\n  \"layers\": [",
           TMX_E_UNSUPPORTED, "p.json: made for llama with 3 layers, this model is llama with 4 layers" },
-        { FINGERPRINT, OTHER_PRINT, TMX_E_UNSUPPORTED, "p.json: made for the model file with fingerprint fedcba987654, "
-          "this one has 0123456789ab; set \"fingerprint\" to \"\" to use it anyway" },
+        { FINGERPRINT, OTHER_PRINT, TMX_E_UNSUPPORTED, "p.json: made for another model file, other LoRA adapters or "
+          "another RoPE base (fingerprint fedcba987654, here 0123456789ab); set \"fingerprint\" to \"\" to use it anyway" },
         { FINGERPRINT, "0123", TMX_E_FORMAT, "p.json: field \"model.fingerprint\": found \"0123\" (4 bytes), "
           "expected 64 hex digits (0-9a-f) or \"\"" },
         { "0123456789abcdef0123", "0123456789ABCDEF0123", TMX_E_FORMAT, "p.json: field \"model.fingerprint\": found "

@@ -323,18 +323,54 @@ static void wrong_calls_are_refused(void **state)
 
     static const tmx_session_params bad[] = {
         { .n_ctx = -1 }, { .n_ctx = TINY_CTX + 1 }, { .n_chunk = -1 }, { .n_seqs = -1 }, { .n_seqs = 100000 },
-        { .kv_type = (tmx_type)9 }, { .rope_freq_base = -1 }, { .rope_freq_base = NAN },
+        { .kv_type = (tmx_type)9 },
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         session = NULL;
         assert_int_equal(tmx_session_create(&session, m.model, NULL, m.pool, &bad[i], &err), TMX_E_ARG);
         assert_null(session);
     }
-    const tmx_session_params longer = { .n_ctx = TINY_CTX + 1, .rope_freq_base = 1e6f };
-    assert_int_equal(tmx_session_create(&session, m.model, NULL, m.pool, &longer, &err), TMX_OK);
-    tmx_session_free(session);
-    const tmx_session_params huge = { .n_ctx = 1 << 27, .n_seqs = 4096, .rope_freq_base = 1e6f };
-    assert_int_equal(tmx_session_create(&session, m.model, NULL, m.pool, &huge, &err), TMX_E_MEMORY);
+    close_machine(&m);
+}
+
+static void a_rope_base_of_ones_own_lifts_the_context(void **state)
+{
+    (void)state;
+    enum { N = 50 };
+    machine m;
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_F32, 1);
+    static const float bases[] = { 0, 10000, 1e6f, -1, NAN, INFINITY };
+    static float logits[3][TINY_VOCAB];
+    int32_t tokens[N];
+    char prints[3][65];
+    random_tokens(tokens, N, 3);
+    for (int i = 0; i < 6; i++) {
+        const tmx_model_params params = { .compute = TMX_COMPUTE_F32, .rope_freq_base = bases[i] };
+        tmx_model *model = NULL;
+        tmx_session *session = NULL;
+        tmx_error err;
+        if (i >= 3) {
+            assert_int_equal(tmx_model_open(&model, m.tiny.path, &params, m.pool, &err), TMX_E_ARG);
+            assert_null(model);
+            continue;
+        }
+        assert_int_equal(tmx_model_open(&model, m.tiny.path, &params, m.pool, &err), TMX_OK);
+        const tmx_model_info *info = tmx_model_info_get(model);
+        assert_true(info->rope_freq_base == (i < 2 ? 10000.0f : 1e6f));
+        snprintf(prints[i], sizeof prints[i], "%s", info->fingerprint);
+        const tmx_session_params longer = { .n_ctx = TINY_CTX + 1 }, huge = { .n_ctx = 1 << 27, .n_seqs = 4096 };
+        assert_int_equal(tmx_session_create(&session, model, NULL, m.pool, &huge, &err), i == 0 ? TMX_E_ARG : TMX_E_MEMORY);
+        assert_int_equal(tmx_session_create(&session, model, NULL, m.pool, &longer, &err), i == 0 ? TMX_E_ARG : TMX_OK);
+        if (i == 0) assert_int_equal(tmx_session_create(&session, model, NULL, m.pool, NULL, &err), TMX_OK);
+        const tmx_prompt prompt = { .tokens = tokens, .n_tokens = N, .logits = logits[i] };
+        assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+        tmx_session_free(session);
+        tmx_model_close(model);
+    }
+    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);       /* the model's own base, said aloud */
+    assert_memory_not_equal(logits[0], logits[2], sizeof logits[0]);
+    assert_string_equal(prints[0], prints[1]);
+    assert_string_not_equal(prints[0], prints[2]);
     close_machine(&m);
 }
 
@@ -403,6 +439,7 @@ int main(void)
         cmocka_unit_test(a_dense_prompt_may_come_in_turns),
         cmocka_unit_test(a_stopped_prefill_leaves_no_trace),
         cmocka_unit_test(wrong_calls_are_refused),
+        cmocka_unit_test(a_rope_base_of_ones_own_lifts_the_context),
         cmocka_unit_test(samplers_follow_their_definitions),
         cmocka_unit_test(agreement_is_measured_in_f64),
     };

@@ -31,7 +31,6 @@ enum {
     MAX_STRING = 64 << 20,         /* bytes */
     MAX_ARRAY = 1 << 26,           /* elements */
     MAX_KEY_NAME = 65535,
-    MAX_TENSOR_NAME = 63,
     MAX_DIMS = 4,
     MIN_ALIGNMENT = 8, DEFAULT_ALIGNMENT = 32, MAX_ALIGNMENT = 1 << 16,
     MIN_KEY_BYTES = 8 + 1 + 4 + 1, /* the smallest records there can be */
@@ -461,7 +460,7 @@ static tmx_status read_tensors(cursor *c, tmx_file *file, uint64_t alignment)
     for (int32_t i = 0; i < file->n_tensors; i++) {
         gguf_string name;
         cursor_name(c, "tensor", i, file->n_tensors);
-        TRY(read_name(c, MAX_TENSOR_NAME, &name));
+        TRY(read_name(c, GGUF_MAX_TENSOR_NAME, &name));
         TRY(read_tensor(c, &file->tensors[i], alignment));
         names->sorted[names->n++] = (gguf_name){ .text = name.data, .n_bytes = name.n_bytes, .i = i };
     }

@@ -13,6 +13,8 @@ typedef enum gguf_value_type {     /* ids of the file format */
     GGUF_U64, GGUF_I64, GGUF_F64,
 } gguf_value_type;
 
+enum { GGUF_MAX_TENSOR_NAME = 63 };    /* bytes, without the NUL */
+
 typedef struct gguf_string {
     const char *data;              /* borrowed from the mapping; no NUL at the end; may hold any byte */
     size_t n_bytes;
@@ -40,6 +42,9 @@ tmx_status gguf_open_memory(tmx_file **file, const void *data, size_t n_bytes, c
 const char *gguf_label(const tmx_file *file);         /* the path, or the end of a long one: how messages begin */
 const gguf_tensor *gguf_tensor_at(const tmx_file *file, int32_t i);
 const gguf_tensor *gguf_tensor_find(const tmx_file *file, const char *name);   /* NULL if absent; by bisection */
+/* Lays other data of the same shape over tensor i: whoever reads the table, now or through a pointer got before, sees
+ * `type` and `data` (borrowed, must outlive the file's use).  Fingerprints are to be taken before. */
+void gguf_tensor_overlay(tmx_file *file, int32_t i, uint32_t type, const void *data);
 
 /* Typed getters.  A missing key is TMX_E_FORMAT naming the key; a value of another kind too.  u32 accepts U8, U16,
  * U32, U64 and non-negative I32 that fit (counts are written in all of them); f32 accepts F32 and F64; nothing else is

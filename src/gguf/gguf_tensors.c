@@ -26,6 +26,15 @@ const gguf_tensor *gguf_tensor_find(const tmx_file *file, const char *name)
     return gguf_tensor_at(file, gguf_names_find(&file->tensor_names, name));
 }
 
+void gguf_tensor_overlay(tmx_file *file, int32_t i, uint32_t type, const void *data)
+{
+    gguf_tensor *t = &file->tensors[i];
+    const block_format *before = block_format_find(t->type), *after = block_format_find(type);
+    t->n_bytes = block_row_bytes(after, (size_t)(t->n_bytes / (uint64_t)before->n_bytes) * (size_t)before->n_elements);
+    t->type = type;
+    t->data = data;
+}
+
 tmx_status tmx_file_tensor(const tmx_file *file, int32_t i, tmx_tensor_info *info, tmx_error *err)
 {
     if (file == NULL || info == NULL) return refuse(err, TMX_E_ARG, "tmx_file_tensor: NULL argument");

@@ -83,7 +83,7 @@ tmx_status family_read_common(const tmx_file *file, const char *architecture, mo
     return TMX_OK;
 }
 
-static void shape_text(char text[64], int32_t n_dims, const int64_t *shape)
+void tensor_shape_text(char text[64], int32_t n_dims, const int64_t *shape)
 {
     size_t at = 0;
     for (int32_t i = 0; i < n_dims && at < 48; i++) at += (size_t)snprintf(text + at, 64 - at, "[%lld]", (long long)shape[i]);
@@ -99,8 +99,8 @@ static tmx_status find_tensor(const tmx_file *file, model_tensors *t, const char
     const bool is_right = tensor->n_dims == n_dims && tensor->shape[n_dims - 1] == n_in && (n_dims == 1 || tensor->shape[0] == n_out);
     if (!is_right) {
         char have[64], want[64];
-        shape_text(have, tensor->n_dims, tensor->shape);
-        shape_text(want, n_dims, expected + 2 - n_dims);
+        tensor_shape_text(have, tensor->n_dims, tensor->shape);
+        tensor_shape_text(want, n_dims, expected + 2 - n_dims);
         return refuse(err, TMX_E_FORMAT, "%s: tensor %s: shape %s, expected %s from the hyper-parameters",
                       gguf_label(file), name, have, want);
     }

@@ -2,11 +2,16 @@
 
 #include "base/cpu.h"
 #include "base/mem.h"
+#include "base/num.h"
 #include "base/status.h"
 #include "gguf/blocks.h"
+#include "model/lora.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { MAX_CTX = 1 << 27 };        /* tokens of a session whose RoPE base lifts the model's own limit */
 
 static const model_family *const families[] = { &model_family_llama };
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
@@ -26,6 +31,15 @@ static tmx_status refuse_split(const tmx_file *file, tmx_error *err)
     if (n_parts <= 1) return TMX_OK;
     return refuse(err, TMX_E_UNSUPPORTED, "%s: split.count %u: a model split into several files is not supported; merge "
                   "them into one", gguf_label(file), n_parts);
+}
+
+static tmx_status refuse_adapter(const tmx_file *file, tmx_error *err)
+{
+    gguf_string type = { 0 };
+    if (gguf_has(file, "general.type")) TRY(gguf_get_string(file, "general.type", &type, err));
+    if (type.n_bytes != 7 || memcmp(type.data, "adapter", 7) != 0) return TMX_OK;
+    return refuse(err, TMX_E_UNSUPPORTED, "%s: this is an adapter, which is given beside the model it belongs to",
+                  gguf_label(file));
 }
 
 static tmx_status read_name(const tmx_file *file, char *name, size_t size, tmx_error *err)
@@ -84,6 +98,13 @@ static tmx_status check_extras(const tmx_file *file, const model_tensors *t, con
     return TMX_OK;
 }
 
+static tmx_status set_rope_freq_base(model_shape *shape, float base, tmx_error *err)
+{
+    if (!isfinite(base) || base < 0) return refuse(err, TMX_E_ARG, "rope_freq_base: %g is not a positive number", (double)base);
+    if (base > 0) shape->rope_freq_base = base;
+    return TMX_OK;
+}
+
 static void free_tensors(model_tensors *t)
 {
     mem_free(t->is_used);
@@ -94,9 +115,12 @@ static void free_tensors(model_tensors *t)
 static tmx_status read_tensors(const tmx_file *file, const tmx_model_params *params, model_tensors *t, tmx_error *err)
 {
     TRY(refuse_split(file, err));
+    TRY(refuse_adapter(file, err));
     TRY(find_family(file, &t->family, err));
     TRY(read_name(file, t->name, sizeof t->name, err));
     TRY(t->family->read_shape(file, &t->shape, err));
+    t->file_rope_freq_base = t->shape.rope_freq_base;
+    TRY(set_rope_freq_base(&t->shape, params->rope_freq_base, err));
     TRY(read_n_vocab(file, &t->shape.n_vocab, err));
     const int32_t n_layers = t->shape.n_layers, n_tensors = tmx_file_n_tensors(file);
     if (n_tensors < n_layers) {
@@ -123,7 +147,8 @@ static uint64_t count_params(const tmx_file *file)
     return n;
 }
 
-static void fill_info(tmx_model_info *info, const model_shape *s, const tmx_file *file)
+static void fill_info(tmx_model_info *info, const model_shape *s, const tmx_file *file, const tmx_model_params *params,
+                      const lora_set *loras)
 {
     info->n_layers = s->n_layers;
     info->n_embd = s->n_embd;
@@ -136,23 +161,46 @@ static void fill_info(tmx_model_info *info, const model_shape *s, const tmx_file
     info->rope_freq_base = s->rope_freq_base;
     info->rms_eps = s->rms_eps;
     info->n_params = count_params(file);
+    info->n_ctx_max = params->rope_freq_base > 0 ? MAX_CTX : s->n_ctx_train;
+    info->n_loras = params->n_loras;
+    info->n_merged = lora_set_n_merged(loras);
 }
 
-tmx_status tmx_model_probe_file(const tmx_file *file, tmx_model_info *info, tmx_error *err)
+static const tmx_model_params default_params;
+
+tmx_status tmx_model_probe_file(const tmx_file *file, const tmx_model_params *given, tmx_model_info *info, tmx_error *err)
 {
     if (file == NULL || info == NULL) return refuse(err, TMX_E_ARG, "tmx_model_probe_file: NULL argument");
+    tmx_model_params params = given != NULL ? *given : default_params;
+    params.warn = NULL;
     model_tensors t = { 0 };
     vocab *v = NULL;
-    const tmx_model_params params = { 0 };
+    lora_set *loras = NULL;
     tmx_status status = read_tensors(file, &params, &t, err);
     if (status == TMX_OK) status = vocab_create(&v, file, err);
+    if (status == TMX_OK) status = lora_set_read(&loras, &params, file, &t, err);
     if (status == TMX_OK) {
         *info = (tmx_model_info){ .architecture = t.family->architecture, .name = "", .fingerprint = "" };
-        fill_info(info, &t.shape, file);
+        fill_info(info, &t.shape, file, &params, loras);
     }
+    lora_set_free(loras);
     vocab_free(v);
     free_tensors(&t);
     return status;
+}
+
+/* The file's fingerprint; when adapters or another RoPE base make another model of it, a hash over all of them. */
+static void fingerprint(tmx_model *m, const lora_set *loras)
+{
+    gguf_fingerprint(m->file, m->fingerprint);
+    const float base = m->tensors.shape.rope_freq_base;
+    if (loras == NULL && base == m->tensors.file_rope_freq_base) return;
+    sha256 hash;
+    sha256_init(&hash);
+    sha256_add(&hash, m->fingerprint, 64);
+    lora_set_hash(loras, &hash);
+    if (base != m->tensors.file_rope_freq_base) sha256_add(&hash, &base, sizeof base);
+    sha256_hex(&hash, m->fingerprint);
 }
 
 /* Norm weights are small and read for every row: expanded to f32 once. */
@@ -192,11 +240,6 @@ static tmx_status pack(tmx_model *m, matmul_weight **weight, const gguf_tensor *
 
 static tmx_status pack_weights(tmx_model *m, tmx_pool *pool, tmx_error *err)
 {
-    const uint64_t need = model_weight_bytes(&m->info, m->compute), have = mem_available_bytes();
-    if (have != 0 && need > have) {
-        return refuse(err, TMX_E_MEMORY, "%s: packed weights need %.1f GiB, %.1f GiB of memory are available",
-                      gguf_label(m->file), (double)need / 0x1p30, (double)have / 0x1p30);
-    }
     const int32_t n_layers = m->info.n_layers;
     for (int32_t l = 0; l < n_layers; l++) {
         model_layer *layer = &m->layers[l];
@@ -211,6 +254,22 @@ static tmx_status pack_weights(tmx_model *m, tmx_pool *pool, tmx_error *err)
         TRY(pack(m, &layer->down, (const gguf_tensor *[]){ t->down }, 1, pool, err));
     }
     return TMX_OK;
+}
+
+static tmx_status check_memory(const tmx_model *m, tmx_error *err)
+{
+    const uint64_t packed = model_weight_bytes(&m->info, m->compute), merged = model_merged_bytes(&m->info, m->compute);
+    const uint64_t have = mem_available_bytes();
+    if (have == 0 || packed + merged <= have) return TMX_OK;
+    char adapters[64] = "";
+    if (merged > 0) snprintf(adapters, sizeof adapters, " and those of adapters %.1f GiB", (double)merged / 0x1p30);
+    return refuse(err, TMX_E_MEMORY, "%s: packed weights need %.1f GiB%s, %.1f GiB of memory are available",
+                  gguf_label(m->file), (double)packed / 0x1p30, adapters, (double)have / 0x1p30);
+}
+
+uint64_t model_merged_bytes(const tmx_model_info *info, tmx_compute compute)
+{
+    return info->n_merged * (compute == TMX_COMPUTE_BF16 ? sizeof(tmx_bf16) : sizeof(float));
 }
 
 uint64_t model_weight_bytes(const tmx_model_info *info, tmx_compute compute)
@@ -229,15 +288,27 @@ tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa)
     return isa == TMX_ISA_AVX512_BF16 ? TMX_COMPUTE_BF16 : TMX_COMPUTE_F32;
 }
 
+/* Adapters are read, hashed, merged and closed: what comes after sees merged tensors in the file's table. */
+static tmx_status open_adapters(tmx_model *m, const lora_set *loras, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
+{
+    fingerprint(m, loras);
+    m->info = (tmx_model_info){ .architecture = m->tensors.family->architecture, .name = m->tensors.name, .fingerprint = m->fingerprint };
+    fill_info(&m->info, &m->tensors.shape, m->file, params, loras);
+    TRY(check_memory(m, err));
+    return lora_set_merge(loras, m->file, m->compute, pool, &m->merged, err);
+}
+
 static tmx_status open_file(tmx_model *m, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
 {
     m->isa = cpu_isa_resolve(params->isa);
     m->compute = model_compute_resolve(params->compute, m->isa);
     TRY(read_tensors(m->file, params, &m->tensors, err));
     TRY(vocab_create(&m->vocab, m->file, err));
-    gguf_fingerprint(m->file, m->fingerprint);
-    m->info = (tmx_model_info){ .architecture = m->tensors.family->architecture, .name = m->tensors.name, .fingerprint = m->fingerprint };
-    fill_info(&m->info, &m->tensors.shape, m->file);
+    lora_set *loras;
+    TRY(lora_set_read(&loras, params, m->file, &m->tensors, err));
+    const tmx_status status = open_adapters(m, loras, params, pool, err);
+    lora_set_free(loras);
+    if (status != TMX_OK) return status;
     m->layers = mem_alloc((size_t)m->info.n_layers, sizeof *m->layers);
     if (m->layers == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", gguf_label(m->file), m->info.n_layers);
     TRY(expand_norms(m, err));
@@ -246,12 +317,11 @@ static tmx_status open_file(tmx_model *m, const tmx_model_params *params, tmx_po
 
 tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
 {
-    static const tmx_model_params defaults;
     if (model == NULL || path == NULL) return refuse(err, TMX_E_ARG, "tmx_model_open: NULL argument");
     tmx_model *m = mem_alloc(1, sizeof *m);
     if (m == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory", path);
     tmx_status status = tmx_file_open(&m->file, path, err);
-    if (status == TMX_OK) status = open_file(m, params != NULL ? params : &defaults, pool, err);
+    if (status == TMX_OK) status = open_file(m, params != NULL ? params : &default_params, pool, err);
     if (status != TMX_OK) {
         tmx_model_close(m);
         return status;
@@ -272,6 +342,7 @@ void tmx_model_close(tmx_model *m)
     matmul_weight_free(m->last_kv);
     vocab_free(m->vocab);
     mem_free(m->norms);
+    mem_free(m->merged);
     mem_free(m->layers);
     free_tensors(&m->tensors);
     tmx_file_close(m->file);

@@ -37,7 +37,8 @@ typedef struct model_layer {
 typedef struct model_tensors {
     const struct model_family *family;
     char name[128];                /* general.name, cut to fit; "" if absent */
-    model_shape shape;
+    model_shape shape;             /* its rope_freq_base is the one in use */
+    float file_rope_freq_base;
     layer_tensors *layers;         /* [n_layers] */
     const gguf_tensor *token_embd; /* [n_vocab][n_embd] */
     const gguf_tensor *output_norm;
@@ -66,6 +67,7 @@ struct tmx_model {
     const float *output_norm;      /* [n_embd] */
     const float *rope_divisor;     /* [n_rot / 2] or NULL */
     float *norms;                  /* the memory behind all the norm pointers */
+    void *merged;                  /* the memory behind tensors that adapters changed, see lora.h; or NULL */
     vocab *vocab;
 };
 
@@ -74,6 +76,8 @@ tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa);
 
 /* Memory the packed weights take. */
 uint64_t model_weight_bytes(const tmx_model_info *info, tmx_compute compute);
+/* Memory the copies of adapted tensors take. */
+uint64_t model_merged_bytes(const tmx_model_info *info, tmx_compute compute);
 
 static inline matmul_source tensor_source(const gguf_tensor *t)
 {

@@ -192,9 +192,9 @@ static tmx_status check_model(const reader *r, const tmx_plan *p, const tmx_mode
     }
     const bool is_known = info->fingerprint != NULL && info->fingerprint[0] != '\0';
     if (is_known && p->fingerprint[0] != '\0' && strcmp(p->fingerprint, info->fingerprint) != 0) {
-        return refuse(r->err, TMX_E_UNSUPPORTED, "%s: made for the model file with fingerprint %.12s, this one has "
-                      "%.12s; set \"fingerprint\" to \"\" to use it anyway", r->file, p->fingerprint,
-                      info->fingerprint);
+        return refuse(r->err, TMX_E_UNSUPPORTED, "%s: made for another model file, other LoRA adapters or another "
+                      "RoPE base (fingerprint %.12s, here %.12s); set \"fingerprint\" to \"\" to use it anyway", r->file,
+                      p->fingerprint, info->fingerprint);
     }
     return TMX_OK;
 }

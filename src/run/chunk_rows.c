@@ -38,7 +38,7 @@ static void embed_rows(void *ctx, int32_t task, int32_t thread)
         const int32_t at = row - g->row;
         format->to_f32((const char *)table->data + (size_t)g->tokens[at] * row_bytes,
                        s->act.x + (size_t)row * (size_t)m->n_embd, (size_t)m->n_embd);
-        rope_angles(g->q_begin + at, s->params.rope_freq_base, m->n_rot, s->model->rope_divisor,
+        rope_angles(g->q_begin + at, m->rope_freq_base, m->n_rot, s->model->rope_divisor,
                     s->act.cos + (size_t)row * n_angles, s->act.sin + (size_t)row * n_angles);
     }
 }

@@ -20,7 +20,7 @@ tmx_status tmx_decode(tmx_session *s, int32_t seq, int32_t token, float *logits,
     const row_place place = { .seq = seq, .position = s->n_past[seq], .cos = s->act.cos, .sin = s->act.sin };
     float *x = one_row_residual(s);
     format->to_f32((const char *)table->data + (size_t)token * block_row_bytes(format, (size_t)m->n_embd), x, (size_t)m->n_embd);
-    rope_angles(place.position, s->params.rope_freq_base, s->model->tensors.shape.n_rot, s->model->rope_divisor,
+    rope_angles(place.position, m->rope_freq_base, s->model->tensors.shape.n_rot, s->model->rope_divisor,
                 s->act.cos, s->act.sin);
     for (int32_t layer = 0; layer < m->n_layers; layer++) {
         one_row_append(s, layer, &place, x);

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { DEFAULT_CHUNK = 512, MAX_SEQS = 4096, MAX_CTX = 1 << 27, MAX_QUERY_TILE = 256 /* positions, at most */ };
+enum { DEFAULT_CHUNK = 512, MAX_SEQS = 4096, MAX_QUERY_TILE = 256 /* positions, at most */ };
 
 double now_ms(void)
 {
@@ -78,14 +78,10 @@ static tmx_status resolve_params(const tmx_model_info *m, tmx_compute compute, c
                                  tmx_session_params *p, tmx_error *err)
 {
     *p = given != NULL ? *given : (tmx_session_params){ 0 };
-    const int32_t limit = p->rope_freq_base > 0 ? MAX_CTX : m->n_ctx_train;
-    if (!isfinite(p->rope_freq_base) || p->rope_freq_base < 0) {
-        return refuse(err, TMX_E_ARG, "rope_freq_base: %g is not a positive number", (double)p->rope_freq_base);
-    }
     if (p->n_ctx == 0) p->n_ctx = m->n_ctx_train;
-    if (p->n_ctx < 1 || p->n_ctx > limit) {
+    if (p->n_ctx < 1 || p->n_ctx > m->n_ctx_max) {
         return refuse(err, TMX_E_ARG, "context: %d tokens asked for, the model has %d (a RoPE base of your own lifts the limit)",
-                      p->n_ctx, limit);
+                      p->n_ctx, m->n_ctx_max);
     }
     if (p->n_seqs == 0) p->n_seqs = 1;
     if (p->n_seqs < 1 || p->n_seqs > MAX_SEQS) return refuse(err, TMX_E_ARG, "n_seqs: %d is out of range 1..%d", p->n_seqs, MAX_SEQS);
@@ -95,7 +91,6 @@ static tmx_status resolve_params(const tmx_model_info *m, tmx_compute compute, c
     if (p->n_chunk > most_rows) p->n_chunk = (int32_t)most_rows;
     if (p->kv_type == TMX_TYPE_DEFAULT) p->kv_type = compute == TMX_COMPUTE_F32 ? TMX_TYPE_F32 : TMX_TYPE_BF16;
     if (p->kv_type != TMX_TYPE_F32 && p->kv_type != TMX_TYPE_BF16) return refuse(err, TMX_E_ARG, "kv_type: unknown value %d", (int)p->kv_type);
-    if (p->rope_freq_base == 0) p->rope_freq_base = m->rope_freq_base;
     return TMX_OK;
 }
 
@@ -156,11 +151,12 @@ tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_
     tmx_session_params p;
     TRY(resolve_params(info, compute, params, &p, err));
     const kv_cache kv = kv_sizes(info, &p);
-    tmx_memory m = { .weight_bytes = model_weight_bytes(info, compute), .available_bytes = mem_available_bytes() };
+    tmx_memory m = { .weight_bytes = model_weight_bytes(info, compute), .merged_bytes = model_merged_bytes(info, compute),
+                     .available_bytes = mem_available_bytes() };
     if (!kv_bytes(&kv, &m.kv_bytes)) return refuse(err, TMX_E_MEMORY, "KV cache: the size overflows for %d tokens", p.n_ctx);
     size_t n_scratch;
     m.workspace_bytes = workspace_bytes(info, &p, &kv, isa, act_type_of(compute), n_threads, &n_scratch);
-    m.total_bytes = m.weight_bytes + m.kv_bytes + m.workspace_bytes;
+    m.total_bytes = m.weight_bytes + m.merged_bytes + m.kv_bytes + m.workspace_bytes;
     *memory = m;
     return TMX_OK;
 }

@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../.." || exit 1
 
 tmx=${1:?usage: run-cli-tests.sh PROGRAM}
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
+adapter=eval/longctx/smollm2-135m-32k.lora.gguf
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 n_passed=0 n_failed=0 n_skipped=0
@@ -90,6 +91,9 @@ refused "window 0"                1 "--window: 0 is out of range"               
 refused "system without chat"     1 "--system needs --chat"                           run -m x -p y --system s
 refused "two standard inputs"     1 "only once"                                       run -m x -f - -f -
 refused "control characters"      1 "unknown option '--a\?\?b'"                       run "$(printf -- '--a\n\033b')"
+refused "adapter without scale"   1 "--lora-scaled needs two values \(FILE S\)"        run -m x -p y --lora-scaled f
+refused "adapter scale a word"    1 "--lora-scaled: 'y' is not a number"              run -m x -p y --lora-scaled f y
+refused "adapter scale 0"         1 "--lora-scaled: 0 is out of range"                run -m x -p y --lora-scaled f 0
 refused "plan: no model"          1 "no model"                                        plan --plan dense
 refused "plan: no plan"           1 "no plan"                                         plan -m x
 refused "plan: note without file" 1 "--note needs -o"                                 plan -m x --plan dense --note n
@@ -243,6 +247,33 @@ PY
     refused "unknown instruction set" 1 "sse9" run -m "$model" -p x --isa sse9
     refused "context beyond the model" 1 "the model has 8192" run -m "$model" -p x -c 8193
     fine "context lifted" "${quiet[@]}" -p "$capital" -c 9000 --rope-freq-base 1000000 -n 1
+
+    local changes=(--lora "$adapter" --rope-freq-base 1000000)
+    fine "adapter" "${quiet[@]}" "${changes[@]}" -p "$capital" -n 1 --logits "$tmp/lora.npy"
+    same "adapter" " Paris"
+    fine "adapter, scaled" "${quiet[@]}" --lora-scaled "$adapter" 0.5 --lora-scaled "$adapter" 0.5 \
+        --rope-freq-base 1000000 -p "$capital" -n 1 --logits "$tmp/halves.npy"
+    cmp "$tmp/lora.npy" "$tmp/halves.npy" >"$tmp/err" 2>&1; code=$?
+    check "an adapter is its two halves" 0 ""
+    fine "inspect: adapter" inspect "$model" "${changes[@]}" -c 32768
+    printed "inspect: adapter" 'RoPE base 1e\+06'
+    printed "inspect: adapter" ', adapted tensors [0-9.]+ MiB, KV cache'
+    fine "plan: shown with an adapter" plan -m "$model" "${changes[@]}" --plan triangle
+    refused "adapter missing" 2 "nowhere.gguf" "${quiet[@]}" -p x --lora "$tmp/nowhere.gguf"
+    refused "adapter a model" 2 "general.type is 'model', expected 'adapter'" "${quiet[@]}" -p x --lora "$model"
+    refused "inspect: adapter a model" 2 "general.type is 'model', expected 'adapter'" inspect "$model" --lora "$model"
+    refused "plan: adapter a model" 2 "general.type is 'model', expected 'adapter'" \
+        plan -m "$model" --lora "$model" --plan dense
+    refused "model an adapter" 2 "this is an adapter" run -m "$adapter" -p x
+    head -c 1000000 "$adapter" >"$tmp/cut.gguf"
+    refused "adapter cut short" 2 "cut.gguf" "${quiet[@]}" -p x --lora "$tmp/cut.gguf"
+    refused "plain plan with an adapter" 2 "other LoRA adapters or another RoPE base" \
+        "${quiet[@]}" --lora "$adapter" -p x --plan "$tmp/plan.json"
+    refused "plain plan with a RoPE base" 2 "other LoRA adapters or another RoPE base" \
+        "${quiet[@]}" --rope-freq-base 1000000 -p x --plan "$tmp/plan.json"
+    fine "plan: with an adapter" plan -m "$model" "${changes[@]}" --plan triangle:10-29 -o "$tmp/lora.json"
+    fine "run: with its plan" "${quiet[@]}" "${changes[@]}" -p "$capital" -n 1 --plan "$tmp/lora.json"
+    refused "plan with an adapter, plain" 2 "other LoRA adapters" "${quiet[@]}" -p x --plan "$tmp/lora.json"
 
     # any bytes come back as text: NUL, invalid UTF-8, overlong forms, special tokens that stay text
     printf 'a\0b\xff\xc0\x80\xed\xa0\x80 <|im_end|>' >"$tmp/bytes"
