@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Compares the logits of the built tmx on the demo model with the stored ones of an independent implementation.
 
-tests/vectors/logits_smollm2.json holds, per case, what transformers computed in f64 on the same weights: the 64 best
-logits, 32 more at fixed ids, and the log-sum-exp of all (scripts/reference/ made it).  models/golden/ may hold the
-whole vectors; where it does, every logit is compared and the KL divergence is exact.
+tests/vectors/logits_smollm2.json and, for the model with the adapter of eval/longctx, logits_smollm2_32k.json hold, per
+case, what transformers computed in f64 on the same weights: the 64 best logits, 32 more at fixed ids, and the
+log-sum-exp of all (scripts/reference/ made it).  models/golden/ may hold the whole vectors; where it does, every logit
+is compared and the KL divergence is exact.
 
 KL(reference || tmx) from stored data alone: the rest of the vocabulary counts as one event, which gives a lower bound
 (data-processing inequality); what happens inside the rest is estimated from the fixed ids as p(rest) * variance of the
@@ -24,7 +25,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-GOLDEN = ROOT / "tests/vectors/logits_smollm2.json"
+GOLDENS = [ROOT / "tests/vectors" / name for name in ("logits_smollm2.json", "logits_smollm2_32k.json")]
 WHOLE = ROOT / "models/golden"
 QUICK = (1, 129, 1024)           # prompt lengths of --quick
 
@@ -84,7 +85,11 @@ def max_diff(case, fixed_ids, logits):
     return max(abs(log_sum_exp(logits) - case["lse"]), *(abs(logits[token] - logit) for token, logit in pairs))
 
 
-def run_tmx(options, case, compute, ids, folder):
+def sha256(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def run_tmx(options, golden, case, compute, ids, folder):
     """The logits that tmx writes; raises RuntimeError with its last line if it fails."""
     ids_path, logits_path = folder / "ids.txt", folder / "logits.npy"
     ids_path.write_text(" ".join(map(str, ids)) + "\n")
@@ -93,17 +98,19 @@ def run_tmx(options, case, compute, ids, folder):
                "--plan", case["plan"], "--logits", logits_path]
     if case["plan"] != "dense":
         command += ["--sink", case["n_sink"], "--window", case["n_window"], "--last", case["n_last"]]
+    if "adapter" in golden:
+        command += ["--lora", ROOT / golden["adapter"], "--rope-freq-base", golden["rope_freq_base"]]
     done = subprocess.run([*map(str, command), *options.more], capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         raise RuntimeError(f"exit {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return read_npy(logits_path)
 
 
-def compare(case, fixed_ids, logits, compute):
+def compare(case, fixed_ids, whole_folder, logits, compute):
     """(text for the table, passed?)"""
     if not all(map(math.isfinite, logits)):
         return "NaN or infinity in the logits", False
-    whole_path = WHOLE / (case["name"].replace(":", "_").replace("/", "_") + ".npy")
+    whole_path = whole_folder / (case["name"].replace(":", "_").replace("/", "_") + ".npy")
     diff = max_diff(case, fixed_ids, logits)
     if whole_path.exists():
         whole = read_npy(whole_path)
@@ -119,6 +126,39 @@ def compare(case, fixed_ids, logits, compute):
     return f"max diff {diff:8.2e}  KL {mark}{kl:9.2e}  top {top}", passed
 
 
+def check_golden(options, path, folder):
+    """(n_passed, n_failed, n_skipped) of one file of stored logits."""
+    golden = json.loads(path.read_text())
+    prompt = [int(word) for word in (ROOT / golden["prompt_file"]).read_text().split()]
+    cases = [case for case in golden["cases"] if not options.quick or case["n_tokens"] in QUICK]
+    computes = (options.compute,) if options.compute else ("f32", "bf16")
+    if not pathlib.Path(options.model).exists():
+        print(f"skipped: no {options.model}; scripts/fetch-models.sh fetches it")
+        return 0, 0, len(cases) * len(computes)
+    for file, key in ((options.model, "model_sha256"), (ROOT / golden.get("adapter", ""), "adapter_sha256")):
+        if key in golden and sha256(file) != golden[key]:
+            raise SystemExit(f"{file}: not the file that the logits in {path.name} are of")
+    print(f"{path.name}: {golden.get('adapter', 'the model as it is')}")
+
+    n_passed = n_failed = 0
+    for case in cases:
+        ids = prompt[:case["n_tokens"]]
+        ids_bytes = b"".join(token.to_bytes(4, "little", signed=True) for token in ids)
+        if hashlib.sha256(ids_bytes).hexdigest() != case["ids_sha256"]:
+            raise SystemExit(f"{golden['prompt_file']}: not the prompt that the logits in {path.name} are of")
+        for compute in computes:
+            begin = time.monotonic()
+            try:
+                logits = run_tmx(options, golden, case, compute, ids, folder)
+                text, passed = compare(case, golden["fixed_ids"], WHOLE / path.stem, logits, compute)
+            except (OSError, RuntimeError, ValueError) as error:
+                text, passed = str(error), False
+            n_passed, n_failed = n_passed + passed, n_failed + (not passed)
+            print(f"{'ok  ' if passed else 'FAIL'} {case['name']:32} {compute:4}  {text}  "
+                  f"{time.monotonic() - begin:.1f} s", flush=True)
+    return n_passed, n_failed, 0
+
+
 def main():
     parser = argparse.ArgumentParser(description="Compares tmx's logits with stored ones; what follows -- goes to tmx.")
     parser.add_argument("--quick", action="store_true", help=f"only prompts of {', '.join(map(str, QUICK))} tokens")
@@ -130,35 +170,10 @@ def main():
     options = parser.parse_args(arguments[:split])
     options.more = arguments[split + 1:]
 
-    golden = json.loads(GOLDEN.read_text())
-    prompt = [int(word) for word in (ROOT / golden["prompt_file"]).read_text().split()]
-    cases = [case for case in golden["cases"] if not options.quick or case["n_tokens"] in QUICK]
-    computes = (options.compute,) if options.compute else ("f32", "bf16")
-    if not pathlib.Path(options.model).exists():
-        print(f"skipped: no {options.model}; scripts/fetch-models.sh fetches it")
-        print(f"0 passed, 0 failed, {len(cases) * len(computes)} skipped")
-        return 0
-    if hashlib.sha256(pathlib.Path(options.model).read_bytes()).hexdigest() != golden["model_sha256"]:
-        parser.error(f"{options.model}: not the file that the stored logits are of")
-
-    n_passed = n_failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases:
-            ids = prompt[:case["n_tokens"]]
-            ids_bytes = b"".join(token.to_bytes(4, "little", signed=True) for token in ids)
-            if hashlib.sha256(ids_bytes).hexdigest() != case["ids_sha256"]:
-                parser.error(f"{golden['prompt_file']}: not the prompt that the stored logits are of")
-            for compute in computes:
-                begin = time.monotonic()
-                try:
-                    logits = run_tmx(options, case, compute, ids, pathlib.Path(folder))
-                    text, passed = compare(case, golden["fixed_ids"], logits, compute)
-                except (OSError, RuntimeError, ValueError) as error:
-                    text, passed = str(error), False
-                n_passed, n_failed = n_passed + passed, n_failed + (not passed)
-                print(f"{'ok  ' if passed else 'FAIL'} {case['name']:32} {compute:4}  {text}  "
-                      f"{time.monotonic() - begin:.1f} s", flush=True)
-    print(f"{n_passed} passed, {n_failed} failed, 0 skipped")
+        counts = [check_golden(options, path, pathlib.Path(folder)) for path in GOLDENS]
+    n_passed, n_failed, n_skipped = map(sum, zip(*counts))
+    print(f"{n_passed} passed, {n_failed} failed, {n_skipped} skipped")
     return int(n_failed != 0)
 
 

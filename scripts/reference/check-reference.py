@@ -40,7 +40,7 @@ def rope(x, base):
 
 
 def forward(model, ids, plan):
-    n, eps, base = len(ids), model.value("llama.attention.layer_norm_rms_epsilon"), model.value("llama.rope.freq_base")
+    n, eps, base = len(ids), model.value("llama.attention.layer_norm_rms_epsilon"), model.rope_base()
     n_heads, n_kv = model.value("llama.attention.head_count"), model.value("llama.attention.head_count_kv")
     embedding = model.tensor("token_embd.weight").astype(np.float64)
     x = embedding[ids]

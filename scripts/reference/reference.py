@@ -1,7 +1,7 @@
 """The independent truth for trianglemix: transformers' own Llama on the weights of a GGUF file.
 
-In: a GGUF file of the llama family, token ids, and a plan (a pattern per layer).  Out: the logits after the last
-token.  Nothing of the engine is used: the gguf package reads and expands the weights, transformers runs them with
+In: a GGUF file of the llama family, LoRA adapters if any, token ids, and a plan (a pattern per layer).  Out: the
+logits after the last token.  Nothing of the engine is used: the gguf package reads and expands the weights, transformers runs them with
 eager attention, and each layer gets its own additive mask, made from the definition of the patterns.
 
 Needs numpy, torch, transformers and gguf (README.md beside this file).
@@ -54,10 +54,30 @@ def parse_plan(spec, n_layers, n_sink=8, n_window=512, n_last=128):
     return [pattern if layer in chosen else replace(pattern, kind="dense") for layer in range(n_layers)]
 
 
-class GgufLlama:
-    """Hyper-parameters, expanded weights and tokenizer of a GGUF file of the llama family."""
+class Adapter:
+    """A LoRA adapter in llama.cpp's GGUF form: NAME.lora_a [rank][in] and NAME.lora_b [out][rank]."""
 
-    def __init__(self, path):
+    def __init__(self, path, scale=1.0):
+        reader = gguf.GGUFReader(path)
+        self.alpha_times_scale = reader.fields["adapter.lora.alpha"].contents() * scale
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def delta(self, name):
+        """What is added to a tensor, f64; 0 if the adapter leaves it alone."""
+        if f"{name}.lora_a" not in self.tensors:
+            return 0.0
+        a, b = (dequantize(found.data, found.tensor_type).astype(np.float64)
+                for found in (self.tensors[f"{name}.lora_a"], self.tensors[f"{name}.lora_b"]))
+        return self.alpha_times_scale / len(a) * (b @ a)
+
+
+class GgufLlama:
+    """Hyper-parameters, expanded weights and tokenizer of a GGUF file of the llama family, with adapters merged and
+    with another RoPE base if asked for."""
+
+    def __init__(self, path, adapters=(), rope_freq_base=None):
+        self.adapters = adapters
+        self.rope_freq_base = rope_freq_base
         self.reader = gguf.GGUFReader(path)
         if self.value("general.architecture") != "llama":
             raise ValueError(f"{path}: architecture {self.value('general.architecture')}, expected llama")
@@ -66,10 +86,14 @@ class GgufLlama:
     def value(self, key):
         return self.reader.fields[key].contents()
 
+    def rope_base(self):
+        return self.rope_freq_base or self.value("llama.rope.freq_base")
+
     def tensor(self, name):
         """f32, slowest axis first."""
         found = self.tensors[name]
-        return dequantize(found.data, found.tensor_type).astype(np.float32)
+        weights = dequantize(found.data, found.tensor_type).astype(np.float32)
+        return (weights + sum(adapter.delta(name) for adapter in self.adapters)).astype(np.float32)
 
     def rotary_tensor(self, name, n_heads):
         """Rows of q and k in transformers' order: GGUF pairs (2i, 2i+1) for rotation, transformers (i, i + d/2)."""
@@ -85,7 +109,7 @@ class GgufLlama:
             num_key_value_heads=self.value("llama.attention.head_count_kv"),
             max_position_embeddings=self.value("llama.context_length"),
             rms_norm_eps=self.value("llama.attention.layer_norm_rms_epsilon"),
-            rope_parameters={"rope_type": "default", "rope_theta": self.value("llama.rope.freq_base")},
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_base()},
             vocab_size=self.value("llama.vocab_size"),
             tie_word_embeddings="output.weight" not in self.tensors,
             pad_token_id=None, bos_token_id=None, eos_token_id=None)
