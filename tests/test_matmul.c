@@ -270,6 +270,44 @@ static void stacked_sources_equal_single_ones(void **state)
     for (size_t s = 0; s < COUNT_OF(sources); s++) source_free(&sources[s]);
 }
 
+/* Bit for bit the product with a matrix that was transposed by hand: one kernel, one order of sums. */
+static void transposed_equals_a_transposed_matrix(void **state)
+{
+    enum { N_IN = 160, N_ROWS = 9, N_OUT = 31 + 1 + 77 };
+    matmul_source sources[] = {
+        random_source(BLOCK_Q4_1, 31, N_IN), random_source(BLOCK_F16, 1, N_IN), random_source(BLOCK_Q8_0, 77, N_IN),
+    };
+    float *flat = mem_alloc((size_t)N_IN * N_OUT, sizeof *flat), *row = mem_alloc(N_IN, sizeof *row);
+    size_t out = 0;
+    for (size_t s = 0; s < COUNT_OF(sources); s++) {
+        const block_format *format = block_format_find(sources[s].type);
+        for (size_t o = 0; o < (size_t)sources[s].n_out; o++, out++) {
+            format->to_f32((const char *)sources[s].data + o * block_row_bytes(format, N_IN), row, N_IN);
+            for (size_t i = 0; i < N_IN; i++) flat[i * N_OUT + out] = row[i];
+        }
+    }
+    const matmul_source by_hand = { .data = flat, .type = BLOCK_F32, .n_out = N_IN, .n_in = N_OUT };
+    void *scratch = mem_alloc(1, matmul_scratch_bytes(N_IN, N_OUT, pool_n_threads(*state)));
+    float *y = mem_alloc((size_t)N_ROWS * N_IN, sizeof *y), *expected = mem_alloc((size_t)N_ROWS * N_IN, sizeof *y);
+    for (int i = 0; i < n_variants; i++) {
+        const variant *v = &variants[i];
+        if (v->provider != MATMUL_BUILTIN) continue;
+        void *x = random_rows(v->compute, N_ROWS, N_OUT, N_OUT);
+        matmul_weight *weight = NULL, *twin = weight_of(v, &by_hand, 1, NULL);
+        assert_int_equal(matmul_weight_create_transposed(&weight, sources, COUNT_OF(sources), v->compute, v->isa, *state, NULL),
+                         TMX_OK);
+        memset(y, 0xff, (size_t)N_ROWS * N_IN * sizeof *y);
+        matmul_run(weight, x, N_OUT, N_ROWS, y, N_IN, false, scratch, *state);
+        matmul_run(twin, x, N_OUT, N_ROWS, expected, N_IN, false, scratch, NULL);
+        assert_memory_equal(y, expected, (size_t)N_ROWS * N_IN * sizeof *y);
+        matmul_weight_free(weight);
+        matmul_weight_free(twin);
+        mem_free(x);
+    }
+    mem_free(flat), mem_free(row), mem_free(y), mem_free(expected), mem_free(scratch);
+    for (size_t s = 0; s < COUNT_OF(sources); s++) source_free(&sources[s]);
+}
+
 static void a_bad_row_spoils_no_other(void **state)
 {
     enum { N_OUT = 20, N_IN = 33, N_ROWS = 70, BAD = 65 };
@@ -312,6 +350,9 @@ static void wrong_sources_are_refused(void **state)
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         assert_int_equal(matmul_weight_create(&weight, cases[i].sources, cases[i].n, TMX_COMPUTE_F32, TMX_ISA_SCALAR,
                                               MATMUL_AUTO, NULL, &err), cases[i].status);
+        assert_string_equal(err.text, cases[i].text);
+        assert_int_equal(matmul_weight_create_transposed(&weight, cases[i].sources, cases[i].n, TMX_COMPUTE_F32,
+                                                         TMX_ISA_SCALAR, NULL, &err), cases[i].status);
         assert_string_equal(err.text, cases[i].text);
         assert_null(weight);
     }
@@ -442,6 +483,7 @@ int main(void)
         cmocka_unit_test(products_match_f64),
         cmocka_unit_test(bits_depend_on_the_row_alone),
         cmocka_unit_test(stacked_sources_equal_single_ones),
+        cmocka_unit_test(transposed_equals_a_transposed_matrix),
         cmocka_unit_test(a_bad_row_spoils_no_other),
         cmocka_unit_test(wrong_sources_are_refused),
         cmocka_unit_test(weight_bytes_are_what_create_takes),

@@ -23,8 +23,10 @@ static const struct {
     { "rmsnorm", 2.5e-7 },         /* 1.5e-7 */
     { "swiglu", 2.5e-7 },          /* 1.6e-7 */
     { "rope", 1.5e-7 },            /* 8.3e-8 */
+    { "rmsnorm_back", 3e-7 },      /* 1.6e-7, relative to the sizes of its terms */
+    { "swiglu_back", 1.3e-6 },     /* 9.6e-7: 1 - s has an error of 2^-25, which gate (below 17 where it counts) multiplies */
 };
-enum { LIMIT_RMSNORM, LIMIT_SWIGLU, LIMIT_ROPE, N_LIMITS };
+enum { LIMIT_RMSNORM, LIMIT_SWIGLU, LIMIT_ROPE, LIMIT_RMSNORM_BACK, LIMIT_SWIGLU_BACK, N_LIMITS };
 static double worst[N_LIMITS];
 
 static const int32_t lengths[] = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 65, 127, 576, 1000, 4099 };
@@ -148,6 +150,68 @@ static void swiglu_bears_extremes(void **state)
     }
 }
 
+static void rmsnorm_back_matches_f64(void **state)
+{
+    (void)state;
+    static float d_y[MAX_LENGTH], x[MAX_LENGTH], weight[MAX_LENGTH];
+    EACH_RUNG(ops) {
+        for (size_t l = 0; l < COUNT_OF(lengths); l++) {
+            const int32_t n = lengths[l];
+            const double eps = (double)1e-5f;
+            const float before = l % 2 == 0 ? 0.0f : 0.25f;
+            fill(d_y, n, l % 3 == 0 ? 1e-4f : 2.0f);
+            fill(x, n, l % 3 == 1 ? 1e-3f : 30.0f);
+            fill(weight, n, 2.0f);
+            poison();
+            for (int32_t i = 0; i < n; i++) output.f32[GUARD + i] = before;
+            ops->rmsnorm_back(d_y, x, weight, 1e-5f, n, output.f32 + GUARD);
+            check_guards(n, sizeof(float));
+            double sum = 0, product = 0;
+            for (int32_t i = 0; i < n; i++) {
+                sum += (double)x[i] * (double)x[i];
+                product += (double)d_y[i] * (double)weight[i] * (double)x[i];
+            }
+            const double r = 1 / sqrt(sum / n + eps);
+            for (int32_t i = 0; i < n; i++) {
+                const double a = r * (double)d_y[i] * (double)weight[i], b = r * r * r * product / n * (double)x[i];
+                const double found = (double)output.f32[GUARD + i], expected = (double)before + a - b;
+                judge(LIMIT_RMSNORM_BACK, fabs(found - expected) / (fabs(a) + fabs(b) + (double)before));
+            }
+        }
+    }
+}
+
+static void swiglu_back_matches_f64(void **state)
+{
+    (void)state;
+    static float d_y[MAX_LENGTH], gate[MAX_LENGTH], up[MAX_LENGTH], d_gate[MAX_LENGTH], d_up[MAX_LENGTH];
+    static const float scales[] = { 0.01f, 1, 10, 60 };
+    EACH_RUNG(ops) {
+        for (size_t l = 0; l < COUNT_OF(lengths); l++) {
+            const int32_t n = lengths[l];
+            fill(d_y, n, 0.1f);
+            fill(gate, n, scales[l % COUNT_OF(scales)]);
+            fill(up, n, 3.0f);
+            ops->swiglu_back(d_y, gate, up, n, d_gate, d_up, TMX_TYPE_F32);
+            for (int32_t i = 0; i < n; i++) {
+                const double g = (double)gate[i], s = 1 / (1 + exp(-g)), d = (double)d_y[i];
+                const double slope = 1 + g * (1 - s), size = 1 + fabs(g) * (1 - s);
+                judge(LIMIT_SWIGLU_BACK, fabs((double)d_gate[i] - d * (double)up[i] * s * slope)
+                                         / fabs(d * (double)up[i] * s * size));
+                judge(LIMIT_SWIGLU_BACK, fabs((double)d_up[i] - d * g * s) / fabs(d * g * s));
+            }
+            /* both outputs inside their guards, and the bf16 form is the f32 form, rounded */
+            poison();
+            ops->swiglu_back(d_y, gate, up, n, output.bf16 + GUARD, d_up, TMX_TYPE_BF16);
+            check_narrow(d_gate, n);
+            ops->swiglu_back(d_y, gate, up, n, d_gate, d_up, TMX_TYPE_F32);
+            poison();
+            ops->swiglu_back(d_y, gate, up, n, d_gate, output.bf16 + GUARD, TMX_TYPE_BF16);
+            check_narrow(d_up, n);
+        }
+    }
+}
+
 static void rope_matches_f64(void **state)
 {
     (void)state;
@@ -247,6 +311,8 @@ int main(void)
         cmocka_unit_test(rmsnorm_matches_f64),
         cmocka_unit_test(swiglu_matches_f64),
         cmocka_unit_test(swiglu_bears_extremes),
+        cmocka_unit_test(rmsnorm_back_matches_f64),
+        cmocka_unit_test(swiglu_back_matches_f64),
         cmocka_unit_test(rope_matches_f64),
         cmocka_unit_test(convert_rounds_every_kind_of_number),
         cmocka_unit_test(angles_follow_the_training_code),

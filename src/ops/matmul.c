@@ -80,24 +80,51 @@ static void pack_strip(void *ctx, int32_t task, int32_t thread)
     }
 }
 
-static tmx_status pack(matmul_weight *weight, const matmul_stack *stack, tmx_pool *pool, tmx_error *err)
+/* A strip of the stack's rows is a strip of k here: each row is cut into the panels. */
+static void pack_transposed_strip(void *ctx, int32_t task, int32_t thread)
+{
+    const pack_job *job = ctx;
+    matmul_weight *weight = job->weight;
+    const size_t n_row = (size_t)job->stack->n_in, n_panel = (size_t)weight->kernel->n_panel;
+    const size_t panel_items = n_panel * align_up((size_t)weight->n_in, 2);
+    float *row = job->rows + (size_t)thread * STRIP * n_row;
+    const int32_t k_end = min_i32((task + 1) * STRIP, weight->n_in);
+    for (int32_t k = task * STRIP; k < k_end; k++) {
+        matmul_stack_row(job->stack, k, row);
+        for (size_t out = 0; out < n_row; out++) {
+            const size_t panel_begin = out / n_panel * panel_items, column = out % n_panel, at = (size_t)k;
+            if (weight->is_bf16) {
+                ((tmx_bf16 *)weight->packed)[panel_begin + (at / 2 * n_panel + column) * 2 + at % 2] = bf16_from_f32(row[out]);
+            } else {
+                ((float *)weight->packed)[panel_begin + at * n_panel + column] = row[out];
+            }
+        }
+    }
+}
+
+static tmx_status pack(matmul_weight *weight, const matmul_stack *stack, bool is_transposed, tmx_pool *pool, tmx_error *err)
 {
     const size_t n_packed = align_up((size_t)weight->n_out, MATMUL_OUT_ALIGN) * align_up((size_t)weight->n_in, 2);
     const size_t n_strip_rows = (size_t)pool_n_threads(pool) * STRIP;
     weight->packed = mem_alloc(n_packed, weight->is_bf16 ? sizeof(tmx_bf16) : sizeof(float));
     pack_job job = { .stack = stack, .weight = weight };
-    job.rows = mem_alloc(n_strip_rows * (size_t)weight->n_in, sizeof(float));
+    job.rows = mem_alloc(n_strip_rows * (size_t)stack->n_in, sizeof(float));
     if (weight->packed == NULL || job.rows == NULL) {
         mem_free(job.rows);
         return refuse(err, TMX_E_MEMORY, "packed weight [%d][%d]: out of memory", weight->n_out, weight->n_in);
     }
-    pool_run(pool, divide_up(weight->n_out, STRIP), pack_strip, &job);
+    pool_run(pool, divide_up(stack->n_out, STRIP), is_transposed ? pack_transposed_strip : pack_strip, &job);
     mem_free(job.rows);
     return TMX_OK;
 }
 
-static tmx_status check_sources(matmul_stack *stack, const matmul_source *sources, int32_t n_sources, tmx_error *err)
+static tmx_status check_sources(matmul_stack *stack, const matmul_source *sources, int32_t n_sources, tmx_compute compute,
+                                tmx_error *err)
 {
+    *stack = (matmul_stack){ .n_sources = 0 };
+    if (compute != TMX_COMPUTE_F32 && compute != TMX_COMPUTE_BF16) {
+        return refuse(err, TMX_E_ARG, "matmul: compute type %d, expected f32 or bf16", (int)compute);
+    }
     if (n_sources < 1 || n_sources > MAX_SOURCES) {
         return refuse(err, TMX_E_ARG, "matmul: %d sources, expected 1..%d", n_sources, MAX_SOURCES);
     }
@@ -146,11 +173,8 @@ tmx_status matmul_weight_create(matmul_weight **out, const matmul_source *source
                                 tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool,
                                 tmx_error *err)
 {
-    if (compute != TMX_COMPUTE_F32 && compute != TMX_COMPUTE_BF16) {
-        return refuse(err, TMX_E_ARG, "matmul: compute type %d, expected f32 or bf16", (int)compute);
-    }
-    matmul_stack stack = { .n_sources = 0 };
-    TRY(check_sources(&stack, sources, n_sources, err));
+    matmul_stack stack;
+    TRY(check_sources(&stack, sources, n_sources, compute, err));
     const matmul_kernel *kernel = kernel_for(compute, isa);
     if (provider == MATMUL_ONEDNN && !kernel->takes_bf16) {
         return refuse(err, TMX_E_UNSUPPORTED, "matmul: oneDNN is used for bf16 on %s only, asked for %s on %s",
@@ -166,7 +190,26 @@ tmx_status matmul_weight_create(matmul_weight **out, const matmul_source *source
     if (provider == MATMUL_ONEDNN || (provider == MATMUL_AUTO && auto_is_onednn(kernel))) {
         status = matmul_onednn_create(&weight->onednn, &stack, pool, err);
     }
-    if (status == TMX_E_UNSUPPORTED && provider != MATMUL_ONEDNN) status = pack(weight, &stack, pool, err);
+    if (status == TMX_E_UNSUPPORTED && provider != MATMUL_ONEDNN) status = pack(weight, &stack, false, pool, err);
+    if (status != TMX_OK) {
+        matmul_weight_free(weight);
+        return status;
+    }
+    *out = weight;
+    return TMX_OK;
+}
+
+tmx_status matmul_weight_create_transposed(matmul_weight **out, const matmul_source *sources, int32_t n_sources,
+                                           tmx_compute compute, tmx_isa isa, tmx_pool *pool, tmx_error *err)
+{
+    matmul_stack stack;
+    TRY(check_sources(&stack, sources, n_sources, compute, err));
+    if (stack.n_in > INT32_MAX - MATMUL_OUT_ALIGN) return refuse(err, TMX_E_ARG, "matmul: %d outputs", stack.n_in);
+    matmul_weight *weight = mem_alloc(1, sizeof *weight);
+    if (weight == NULL) return refuse(err, TMX_E_MEMORY, "matmul weight: out of memory");
+    *weight = (matmul_weight){ .n_out = stack.n_in, .n_in = stack.n_out, .kernel = kernel_for(compute, isa),
+                               .is_bf16 = compute == TMX_COMPUTE_BF16 };
+    const tmx_status status = pack(weight, &stack, true, pool, err);
     if (status != TMX_OK) {
         matmul_weight_free(weight);
         return status;

@@ -147,4 +147,44 @@ static void rope(const float *x, const float *cos_row, const float *sin_row, int
     }
 }
 
-const row_ops row_ops_avx2 = { .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert };
+static void rmsnorm_back(const float *d_y, const float *x, const float *weight, float eps, int32_t n, float *dx)
+{
+    __m256d sum_lo = _mm256_setzero_pd(), sum_hi = sum_lo, product_lo = sum_lo, product_hi = sum_lo;
+    for (int32_t i = 0; i < n; i += LANES) {
+        const int32_t n_lanes = lanes_left(n - i);
+        const __m256 x_i = load(x + i, n_lanes), g = _mm256_mul_ps(load(d_y + i, n_lanes), load(weight + i, n_lanes));
+        const __m256d x_lo = _mm256_cvtps_pd(_mm256_castps256_ps128(x_i)), x_hi = _mm256_cvtps_pd(_mm256_extractf128_ps(x_i, 1));
+        sum_lo = _mm256_fmadd_pd(x_lo, x_lo, sum_lo);
+        sum_hi = _mm256_fmadd_pd(x_hi, x_hi, sum_hi);
+        product_lo = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(g)), x_lo, product_lo);
+        product_hi = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(g, 1)), x_hi, product_hi);
+    }
+    const double r = 1.0 / sqrt(sum_lanes(_mm256_add_pd(sum_lo, sum_hi)) / n + (double)eps);
+    const double mean = sum_lanes(_mm256_add_pd(product_lo, product_hi)) / n;
+    const __m256 scale = _mm256_set1_ps((float)r), back = _mm256_set1_ps((float)(r * r * r * mean));
+    for (int32_t i = 0; i < n; i += LANES) {
+        const int32_t n_lanes = lanes_left(n - i);
+        const __m256 g = _mm256_mul_ps(load(d_y + i, n_lanes), load(weight + i, n_lanes));
+        const __m256 d = _mm256_fmsub_ps(g, scale, _mm256_mul_ps(back, load(x + i, n_lanes)));
+        store(dx, i, _mm256_add_ps(load(dx + i, n_lanes), d), n_lanes, TMX_TYPE_F32);
+    }
+}
+
+static void swiglu_back(const float *d_y, const float *gate, const float *up, int32_t n, void *d_gate, void *d_up,
+                        tmx_type d_type)
+{
+    const __m256 one = _mm256_set1_ps(1);
+    for (int32_t i = 0; i < n; i += LANES) {
+        const int32_t n_lanes = lanes_left(n - i);
+        const __m256 g = load(gate + i, n_lanes), e = exp_lanes(_mm256_sub_ps(_mm256_setzero_ps(), g));
+        const __m256 s = _mm256_div_ps(one, _mm256_add_ps(one, e)), d_s = _mm256_mul_ps(load(d_y + i, n_lanes), s);
+        const __m256 slope = _mm256_fmadd_ps(g, _mm256_sub_ps(one, s), one);
+        store(d_gate, i, _mm256_mul_ps(_mm256_mul_ps(d_s, load(up + i, n_lanes)), slope), n_lanes, d_type);
+        store(d_up, i, _mm256_mul_ps(d_s, g), n_lanes, d_type);
+    }
+}
+
+const row_ops row_ops_avx2 = {
+    .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert,
+    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back,
+};

@@ -121,4 +121,46 @@ static void rope(const float *x, const float *cos_row, const float *sin_row, int
     }
 }
 
-const row_ops row_ops_avx512 = { .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert };
+ALWAYS_INLINE __m512d low_half(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
+ALWAYS_INLINE __m512d high_half(__m512 x) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)); }
+
+static void rmsnorm_back(const float *d_y, const float *x, const float *weight, float eps, int32_t n, float *dx)
+{
+    __m512d sum_lo = _mm512_setzero_pd(), sum_hi = sum_lo, product_lo = sum_lo, product_hi = sum_lo;
+    for (int32_t i = 0; i < n; i += LANES) {
+        const __mmask16 mask = lanes_left(n - i);
+        const __m512 x_i = load(x + i, mask), g = _mm512_mul_ps(load(d_y + i, mask), load(weight + i, mask));
+        sum_lo = _mm512_fmadd_pd(low_half(x_i), low_half(x_i), sum_lo);
+        sum_hi = _mm512_fmadd_pd(high_half(x_i), high_half(x_i), sum_hi);
+        product_lo = _mm512_fmadd_pd(low_half(g), low_half(x_i), product_lo);
+        product_hi = _mm512_fmadd_pd(high_half(g), high_half(x_i), product_hi);
+    }
+    const double r = 1.0 / sqrt(_mm512_reduce_add_pd(_mm512_add_pd(sum_lo, sum_hi)) / n + (double)eps);
+    const double mean = _mm512_reduce_add_pd(_mm512_add_pd(product_lo, product_hi)) / n;
+    const __m512 scale = _mm512_set1_ps((float)r), back = _mm512_set1_ps((float)(r * r * r * mean));
+    for (int32_t i = 0; i < n; i += LANES) {
+        const __mmask16 mask = lanes_left(n - i);
+        const __m512 g = _mm512_mul_ps(load(d_y + i, mask), load(weight + i, mask));
+        const __m512 d = _mm512_fmsub_ps(g, scale, _mm512_mul_ps(back, load(x + i, mask)));
+        store(dx, i, _mm512_add_ps(load(dx + i, mask), d), mask, TMX_TYPE_F32);
+    }
+}
+
+static void swiglu_back(const float *d_y, const float *gate, const float *up, int32_t n, void *d_gate, void *d_up,
+                        tmx_type d_type)
+{
+    const __m512 one = _mm512_set1_ps(1);
+    for (int32_t i = 0; i < n; i += LANES) {
+        const __mmask16 mask = lanes_left(n - i);
+        const __m512 g = load(gate + i, mask), e = exp_lanes(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        const __m512 s = _mm512_div_ps(one, _mm512_add_ps(one, e)), d_s = _mm512_mul_ps(load(d_y + i, mask), s);
+        const __m512 slope = _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one);
+        store(d_gate, i, _mm512_mul_ps(_mm512_mul_ps(d_s, load(up + i, mask)), slope), mask, d_type);
+        store(d_up, i, _mm512_mul_ps(d_s, g), mask, d_type);
+    }
+}
+
+const row_ops row_ops_avx512 = {
+    .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert,
+    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back,
+};

@@ -41,4 +41,29 @@ static void rope(const float *x, const float *cos_row, const float *sin_row, int
     for (int32_t i = 2 * n_pairs; i < head_dim; i++) store(y, i, x[i], y_type);
 }
 
-const row_ops row_ops_scalar = { .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert };
+static void rmsnorm_back(const float *d_y, const float *x, const float *weight, float eps, int32_t n, float *dx)
+{
+    double sum = 0, product = 0;
+    for (int32_t i = 0; i < n; i++) {
+        sum += (double)x[i] * (double)x[i];
+        product += (double)d_y[i] * (double)weight[i] * (double)x[i];
+    }
+    const double r = 1.0 / sqrt(sum / n + (double)eps);
+    const float scale = (float)r, back = (float)(r * r * r * (product / n));
+    for (int32_t i = 0; i < n; i++) dx[i] += d_y[i] * weight[i] * scale - back * x[i];
+}
+
+static void swiglu_back(const float *d_y, const float *gate, const float *up, int32_t n, void *d_gate, void *d_up,
+                        tmx_type d_type)
+{
+    for (int32_t i = 0; i < n; i++) {
+        const float s = 1.0f / (1.0f + expf(-gate[i])), d_s = d_y[i] * s;
+        store(d_gate, i, d_s * up[i] * (1.0f + gate[i] * (1.0f - s)), d_type);
+        store(d_up, i, d_s * gate[i], d_type);
+    }
+}
+
+const row_ops row_ops_scalar = {
+    .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert,
+    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back,
+};
