@@ -331,6 +331,74 @@ typedef struct tmx_timings {       /* wall milliseconds since create or reset; p
 TMX_API void tmx_session_timings(const tmx_session *session, tmx_timings *timings);
 TMX_API double tmx_session_layer_attention_ms(const tmx_session *session, int32_t layer);   /* prefill; 0 if out of range */
 
+/* ---------------------------------------------------------------- the gradient probe */
+
+/* Which layers can lose their Middle Q-K?  For one prompt and one token `target`, let y be the target's logit after the last
+ * prompt token, A[h][i][j] the attention probabilities of a layer under dense prefill, and theta[i][j] a factor on A[.][i][j],
+ * the same for all heads.  At theta = 1
+ *
+ *     dy/dtheta[i][j] = sum over h of A[h][i][j] dy/dA[h][i][j]
+ *
+ * is what the pair (i, j) adds to the answer (arXiv 2507.21526 section 3).  The probe computes it for every layer, exactly, by
+ * one backward pass through the activations, and sums it over three sections of the pairs j <= i: what a triangle pattern of
+ * these sizes keeps by sink and window (streaming), what it keeps by its last rows (last), and what it drops (middle). */
+typedef struct tmx_probe_sections { int32_t n_sink, n_window, n_last; } tmx_probe_sections;
+enum { TMX_PROBE_SINK = 64, TMX_PROBE_WINDOW = 128, TMX_PROBE_LAST = 128 };
+
+typedef struct tmx_probe_sums {    /* over the pairs of one section, per pair: */
+    double theta_abs;              /* |dy/dtheta|: what layers are ranked by */
+    double theta_signed;           /* dy/dtheta: their sum is the change of y by a small factor on the whole section */
+    double head_abs;               /* sum over h of |A dy/dA| */
+    double da_abs;                 /* sum over h of |dy/dA|: not weighted by the probability */
+    double attention;              /* sum over h of A */
+} tmx_probe_sums;
+
+typedef struct tmx_probe_layer { tmx_probe_sums streaming, last, middle; } tmx_probe_layer;
+
+typedef struct tmx_probe_cells { int64_t streaming, last, middle; } tmx_probe_cells;
+/* Pairs in each section for a prompt of n_tokens; what sums are divided by for means. */
+TMX_API tmx_status tmx_probe_count_cells(const tmx_probe_sections *sections, int32_t n_tokens, tmx_probe_cells *cells,
+                                         tmx_error *err);
+
+typedef struct tmx_probe_params {
+    int32_t n_tokens;              /* longest prompt; 0 = 2048 */
+    tmx_probe_sections sections;   /* n_window 0 = all three at their defaults, 64, 128, 128 */
+    float rope_freq_base;          /* 0 = the model's; a value > 0 also lifts the limit on n_tokens */
+    bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */
+    void *progress_ctx;
+} tmx_probe_params;
+
+/* What a probe will take: weight_bytes for the transposed weights, kv_bytes for what the forward pass keeps of every layer,
+ * workspace_bytes for the rest.  The model's own weights are not in it. */
+TMX_API tmx_status tmx_probe_memory(const tmx_model_info *info, tmx_compute compute, tmx_isa isa, const tmx_probe_params *params,
+                                    int32_t n_threads, tmx_memory *memory, tmx_error *err);
+
+typedef struct tmx_probe tmx_probe;
+
+/* Borrows model and pool until freed.  Takes all memory here.  TMX_E_ARG (bad params), TMX_E_MEMORY. */
+TMX_API tmx_status tmx_probe_create(tmx_probe **probe, const tmx_model *model, tmx_pool *pool, const tmx_probe_params *params,
+                                    tmx_error *err);
+TMX_API void tmx_probe_free(tmx_probe *probe);
+
+typedef struct tmx_probe_result {
+    float target_logit, top_logit;
+    int32_t top_token;             /* arg-max; ties: lowest id */
+    bool is_correct;               /* top_token is the target */
+} tmx_probe_result;
+
+/* One prompt, forward and backward.  Products run in the model's compute mode, everything else in f32, section sums in f64.
+ *
+ * tokens  [n_tokens], ids in [0, n_vocab);  target in [0, n_vocab)
+ * layers  [n_layers], written: sums over sections.  May be NULL: the forward pass alone.
+ * result  written.  May be NULL.
+ *
+ * TMX_OK, or  TMX_E_ARG        n_tokens < 1, an id out of range
+ *             TMX_E_FULL       n_tokens beyond params.n_tokens
+ *             TMX_E_CANCELLED  progress returned false
+ *             TMX_E_NUMERIC    NaN or infinity in the logits or a sum;     outputs untouched in every case */
+TMX_API tmx_status tmx_probe_run(tmx_probe *probe, const int32_t *tokens, int32_t n_tokens, int32_t target,
+                                 tmx_probe_layer *layers, tmx_probe_result *result, tmx_error *err);
+
 /* ---------------------------------------------------------------- sampling */
 
 typedef struct tmx_sampler_params {

@@ -16,6 +16,7 @@ declare -A may=(
     [model]="base gguf ops token"
     [kv]="base"
     [run]="base gguf pattern plan model attn ops kv"
+    [probe]="base gguf pattern plan model attn ops kv run"
 )
 n_passed=0 n_failed=0
 for folder in src/*/; do
@@ -34,7 +35,7 @@ for folder in src/*/; do
     done)
     if [ -n "$bad" ]; then echo "$bad"; n_failed=$((n_failed + 1)); else n_passed=$((n_passed + 1)); fi
 done
-if bad=$(grep -rnE '#include "(base|gguf|pattern|plan|token|attn|ops|model|kv|run)/' cli); then
+if bad=$(grep -rnE '#include "(base|gguf|pattern|plan|token|attn|ops|model|kv|run|probe)/' cli); then
     echo "$bad"
     n_failed=$((n_failed + 1))
 else

@@ -22,6 +22,7 @@ ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+ALWAYS_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 ALWAYS_INLINE bool vf_any_differs(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0; }
 
 ALWAYS_INLINE float vf_sum(vf v)
@@ -40,6 +41,13 @@ ALWAYS_INLINE vf vf_hide(vf s, int32_t k, vi lo, vi hi)
 {
     const vi key = vi_set1(k), is_hidden = _mm256_or_si256(_mm256_cmpgt_epi32(lo, key), _mm256_cmpgt_epi32(key, hi));
     return _mm256_blendv_ps(s, vf_set1(-INFINITY), _mm256_castsi256_ps(is_hidden));
+}
+
+/* x in lanes with lo <= ids <= hi, else +0 */
+ALWAYS_INLINE vf vf_keep(vf x, vi ids, int32_t lo, int32_t hi)
+{
+    const vi is_hidden = _mm256_or_si256(_mm256_cmpgt_epi32(vi_set1(lo), ids), _mm256_cmpgt_epi32(ids, vi_set1(hi)));
+    return _mm256_andnot_ps(_mm256_castsi256_ps(is_hidden), x);
 }
 
 /* 2^t for t <= 0, relative error 1.7e-7; exactly 1 at 0, exactly 0 below -127; NaN stays NaN (max gives its second

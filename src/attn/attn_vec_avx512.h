@@ -21,6 +21,7 @@ ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+ALWAYS_INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 ALWAYS_INLINE bool vf_any_differs(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0; }
 
 ALWAYS_INLINE float vf_sum(vf v) { return _mm512_reduce_add_ps(v); }
@@ -35,6 +36,13 @@ ALWAYS_INLINE vf vf_hide(vf s, int32_t k, vi lo, vi hi)
     const vi key = vi_set1(k);
     const __mmask16 is_visible = _mm512_mask_cmple_epi32_mask(_mm512_cmple_epi32_mask(lo, key), key, hi);
     return _mm512_mask_mov_ps(vf_set1(-INFINITY), is_visible, s);
+}
+
+/* x in lanes with lo <= ids <= hi, else +0 */
+ALWAYS_INLINE vf vf_keep(vf x, vi ids, int32_t lo, int32_t hi)
+{
+    const __mmask16 is_kept = _mm512_mask_cmple_epi32_mask(_mm512_cmple_epi32_mask(vi_set1(lo), ids), ids, vi_set1(hi));
+    return _mm512_maskz_mov_ps(is_kept, x);
 }
 
 /* 2^t, relative error 1.7e-7; exactly 1 at 0, exactly 0 below -150; NaN stays NaN (max gives its second argument). */

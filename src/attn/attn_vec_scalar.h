@@ -38,10 +38,18 @@ ALWAYS_INLINE vi vi_set1(int32_t x) { return (vi){ x, x, x, x }; }
 ALWAYS_INLINE vi vi_min(vi a, vi b) { return (a & (a < b)) | (b & (a >= b)); }
 ALWAYS_INLINE vi vi_max(vi a, vi b) { return (a & (a > b)) | (b & (a <= b)); }
 
+ALWAYS_INLINE vf vf_abs(vf a) { return (vf)((vi)a & vi_set1(INT32_MAX)); }
+
 ALWAYS_INLINE vf vf_hide(vf s, int32_t k, vi lo, vi hi)
 {
     const vi key = vi_set1(k);
     return vf_select((lo <= key) & (key <= hi), s, vf_set1(-INFINITY));
+}
+
+/* x in lanes with lo <= ids <= hi, else +0 */
+ALWAYS_INLINE vf vf_keep(vf x, vi ids, int32_t lo, int32_t hi)
+{
+    return (vf)((vi)x & (vi_set1(lo) <= ids) & (ids <= vi_set1(hi)));
 }
 
 /* 2^t for t <= 0, relative error 2e-7; exactly 1 at 0, exactly 0 below -127; NaN stays NaN (max gives its second

@@ -1,0 +1,100 @@
+/* probe.h - the gradient probe: a dense forward pass that keeps its activations, and the exact backward pass of one logit
+ * through them.  In: a model, a prompt, a target token.  Out: sums over sections of the pairs of every layer (tmx.h), and
+ * reports of many samples with the order of layers they lead to.  No weight gets a gradient; nothing of size n_tokens^2
+ * exists.
+ *
+ * Per layer (x in, x2 out; weights lie [out][in] and are applied as x W^T forward, so as d W backward):
+ *
+ *   y = norm(x) w1;  q, k, v = y Wqkv^T;  q, k turned by RoPE;  o = attention;  x1 = x + o Wo^T
+ *   z = norm(x1) w2; a, u = z Wgu^T;      g = silu(a) u;                        x2 = x1 + g Wd^T
+ *
+ *   d_g = d Wd;  d_a, d_u = swiglu_back(d_g);  d_z = (d_a, d_u) Wgu;   d += norm_back(d_z, x1, w2)
+ *   d_o = d Wo;  attn_back: the sums, d_q, d_k, d_v;  turned back;  d_y = (d_q, d_k, d_v) Wqkv;  d += norm_back(d_y, x, w1)
+ *
+ * a and u are made again from x1, which halves what is kept.  Of the last layer only the last row goes beyond k, v and the
+ * probabilities, as in prefill; d is zero in all other rows there.  A family's own step (a bias, a norm of heads or of a
+ * branch's output) goes where its forward step stands, here and in the order above: probe_layer.c has both passes, probe_rows.c
+ * each row step beside its derivative. */
+#ifndef TMX_PROBE_PROBE_H
+#define TMX_PROBE_PROBE_H
+
+#include "model/model.h"
+#include "probe/attn_back.h"
+#include "tmx.h"
+
+enum { PROBE_CHUNK = 512 };        /* rows of the products' buffers; never changes a bit */
+
+/* What the forward pass keeps of a layer.  N = n_tokens; "act" is the type the products read, bf16 or f32. */
+typedef struct probe_tape {
+    float *x, *x1;                 /* [N][n_embd] */
+    void *q, *o;                   /* [N][n_heads * head_dim]         act, q turned */
+    void *k, *v;                   /* [N][n_kv_heads * head_dim]      act, k turned */
+    float *lse;                    /* [N][n_heads] */
+} probe_tape;
+
+/* Weights as the backward pass multiplies by them. */
+typedef struct probe_weights {
+    matmul_weight *qkv, *attn_output, *gate_up, *down;     /* qkv: not of layer 0, where the backward pass ends */
+} probe_weights;
+
+typedef struct probe_buffers {     /* C = PROBE_CHUNK rows, or N if that is less */
+    float *cos, *sin;              /* [N][n_rot / 2]; sin_back is -sin: the turn undone */
+    float *sin_back;
+    void *normed;                  /* [C][n_embd]                     act */
+    float *wide;                   /* [C][max(n_q + 2 n_kv, 2 n_ff)]  qkv, or gate_up */
+    void *gated;                   /* [C][n_ff]                       act */
+    void *d_act;                   /* [C][max(n_q + 2 n_kv, 2 n_ff, n_embd)]   act: what a backward product reads */
+    float *d_wide;                 /* [C][max(n_ff, n_embd)]          what it gives */
+    float *d;                      /* [N][n_embd]                     derivative by the residual stream */
+    float *d_o;                    /* [N][n_q] */
+    float *d_q, *d_kv;             /* attn_back.h */
+    float *x_end, *logits;         /* [n_embd], [n_vocab] */
+    float *row;                    /* [max(n_embd, n_q, n_ff)]        f32 row in front of a matvec */
+    void *scratch;
+} probe_buffers;
+
+struct tmx_probe {
+    const tmx_model *model;
+    tmx_pool *pool;
+    const row_ops *rows;
+    tmx_probe_params params;       /* defaults filled in */
+    tmx_type act_type;
+    tmx_pattern sections;          /* triangle */
+    probe_tape *tape;              /* [n_layers] */
+    probe_weights *weights;        /* [n_layers] */
+    matmul_weight *last_q;         /* last layer: [n_q][n_embd], for the attention sums of all rows */
+    probe_buffers b;
+    void *memory;                  /* the block behind what tape and b point to */
+    tmx_probe_layer *found;        /* [n_layers]: results, handed out when all of them are there */
+    int32_t n_tokens;              /* of the prompt at work */
+};
+
+/* Rows [begin, begin + n). */
+typedef struct probe_span { int32_t begin, n; } probe_span;
+
+bool probe_is_last(const tmx_probe *p, int32_t layer);
+static inline size_t probe_type_bytes(tmx_type type) { return type == TMX_TYPE_BF16 ? 2 : 4; }
+static inline void *probe_row(const tmx_probe *p, const void *base, size_t row, size_t width)    /* of an act buffer */
+{
+    return (char *)(uintptr_t)base + row * width * probe_type_bytes(p->act_type);
+}
+
+/* ---- probe_layer.c */
+
+void probe_forward(tmx_probe *p, const int32_t *tokens, int32_t layer);    /* all that precedes the layer's attention, and it */
+void probe_finish_layer(tmx_probe *p, int32_t layer);  /* from o to the next layer's x, or x_end and logits */
+void probe_begin_backward(tmx_probe *p, int32_t target);
+void probe_backward(tmx_probe *p, int32_t layer, tmx_probe_sums sums[N_SECTIONS]);
+
+/* ---- probe_rows.c; chunk rows lie at the front of the chunk's buffers */
+
+void probe_embed(tmx_probe *p, const int32_t *tokens);                     /* tokens -> tape[0].x, cos, sin */
+void probe_norm(tmx_probe *p, const float *x, const float *weight, probe_span s);      /* x [N][n_embd] -> normed */
+void probe_norm_back(tmx_probe *p, const float *x, const float *weight, probe_span s); /* d += back of d_wide */
+void probe_place_heads(tmx_probe *p, int32_t layer, probe_span s, bool has_q, bool has_kv);    /* wide -> q, k, v */
+void probe_gather_heads(tmx_probe *p, const attn_back *back, probe_span s);            /* d_q, d_kv -> d_act, turned back */
+void probe_gate(tmx_probe *p, probe_span s);                               /* wide -> gated */
+void probe_gate_back(tmx_probe *p, probe_span s);                          /* d_wide, wide -> d_act */
+void probe_convert_d(tmx_probe *p, probe_span s);                          /* d -> d_act */
+
+#endif

@@ -1,0 +1,201 @@
+/* probe_layer.c - one layer, forward and backward: the two lists of steps of probe.h, in the same words. */
+#include "base/num.h"
+#include "gguf/blocks.h"
+#include "probe/probe.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+bool probe_is_last(const tmx_probe *p, int32_t layer) { return layer == p->model->info.n_layers - 1; }
+
+static size_t n_q_of(const tmx_probe *p) { return (size_t)p->model->info.n_heads * (size_t)p->model->info.head_dim; }
+static size_t n_kv_of(const tmx_probe *p) { return (size_t)p->model->info.n_kv_heads * (size_t)p->model->info.head_dim; }
+
+/* Chunks of rows [begin, n_tokens): s starts as { .begin = begin }. */
+static bool next_chunk(const tmx_probe *p, probe_span *s)
+{
+    s->begin += s->n;
+    s->n = p->n_tokens - s->begin < PROBE_CHUNK ? p->n_tokens - s->begin : PROBE_CHUNK;
+    return s->n > 0;
+}
+
+static void product(const tmx_probe *p, const matmul_weight *w, const void *x, size_t x_width, int32_t n_rows, float *y,
+                    size_t y_width, bool is_added)
+{
+    matmul_run(w, x, x_width, n_rows, y, y_width, is_added, p->b.scratch, p->pool);
+}
+
+static void row_product(const tmx_probe *p, const gguf_tensor *w, const float *x, float *y, bool is_added)
+{
+    const matmul_source source = tensor_source(w);
+    matvec_run(&source, x, y, is_added, p->model->isa, p->b.scratch, p->pool);
+}
+
+/* First row that goes beyond k, v and the probabilities of a layer. */
+static int32_t first_row(const tmx_probe *p, int32_t layer) { return probe_is_last(p, layer) ? p->n_tokens - 1 : 0; }
+
+/* ---------------------------------------------------------------- forward */
+
+static void attend(tmx_probe *p, int32_t layer)
+{
+    const tmx_model_info *m = &p->model->info;
+    const probe_tape *t = &p->tape[layer];
+    const size_t head_dim = (size_t)m->head_dim, n_q = n_q_of(p), n_kv = n_kv_of(p);
+    const tmx_attention_seq seq = { .q = t->q, .k = t->k, .v = t->v, .out = t->o, .lse = t->lse, .n_q = p->n_tokens,
+                                    .n_prompt = p->n_tokens };
+    const tmx_attention_params params = {
+        .q_type = p->act_type, .kv_type = p->act_type, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim,
+        .q_pos_stride = n_q, .q_head_stride = head_dim, .out_pos_stride = n_q, .out_head_stride = head_dim,
+        .k_pos_stride = n_kv, .k_head_stride = head_dim, .v_pos_stride = n_kv, .v_head_stride = head_dim,
+        .pattern = { .kind = TMX_PATTERN_DENSE, .n_window = 1 }, .seqs = &seq, .n_seqs = 1, .isa = p->model->isa,
+        .scratch = p->b.scratch,
+    };
+    const tmx_status status = tmx_attention(&params, p->pool, NULL);
+    assert(status == TMX_OK);
+    (void)status;
+}
+
+void probe_forward(tmx_probe *p, const int32_t *tokens, int32_t layer)
+{
+    const model_layer *w = &p->model->layers[layer];
+    const size_t n_embd = (size_t)p->model->info.n_embd, n_q = n_q_of(p), n_kv = n_kv_of(p);
+    if (layer == 0) probe_embed(p, tokens);
+    for (probe_span s = { 0 }; next_chunk(p, &s);) {
+        probe_norm(p, p->tape[layer].x, w->attn_norm, s);
+        if (probe_is_last(p, layer)) {
+            product(p, p->last_q, p->b.normed, n_embd, s.n, p->b.wide, n_q, false);
+            probe_place_heads(p, layer, s, true, false);
+            product(p, p->model->last_kv, p->b.normed, n_embd, s.n, p->b.wide, 2 * n_kv, false);
+            probe_place_heads(p, layer, s, false, true);
+        } else {
+            product(p, w->qkv, p->b.normed, n_embd, s.n, p->b.wide, n_q + 2 * n_kv, false);
+            probe_place_heads(p, layer, s, true, true);
+        }
+    }
+    attend(p, layer);
+}
+
+/* x1 -> wide = (a, u); the last layer's one row by products in f32 straight from the file, as in prefill. */
+static void gate_up(tmx_probe *p, int32_t layer, probe_span s)
+{
+    const tmx_model_info *m = &p->model->info;
+    const model_layer *w = &p->model->layers[layer];
+    if (!probe_is_last(p, layer)) {
+        probe_norm(p, p->tape[layer].x1, w->ffn_norm, s);
+        product(p, w->gate_up, p->b.normed, (size_t)m->n_embd, s.n, p->b.wide, 2 * (size_t)m->n_ff, false);
+        return;
+    }
+    assert(s.n == 1);
+    const float *x1 = p->tape[layer].x1 + (size_t)s.begin * (size_t)m->n_embd;
+    p->rows->rmsnorm(x1, w->ffn_norm, m->rms_eps, m->n_embd, p->b.row, TMX_TYPE_F32);
+    row_product(p, w->tensors->gate, p->b.row, p->b.wide, false);
+    row_product(p, w->tensors->up, p->b.row, p->b.wide + m->n_ff, false);
+}
+
+static void finish_last_row(tmx_probe *p, int32_t layer)
+{
+    const tmx_model_info *m = &p->model->info;
+    const layer_tensors *t = p->model->layers[layer].tensors;
+    const size_t row = (size_t)p->n_tokens - 1, n_embd = (size_t)m->n_embd, n_q = n_q_of(p);
+    const void *o = probe_row(p, p->tape[layer].o, row, n_q);
+    float *x1 = p->tape[layer].x1 + row * n_embd;
+    memcpy(x1, p->tape[layer].x + row * n_embd, n_embd * sizeof *x1);
+    for (size_t i = 0; i < n_q; i++) {
+        p->b.row[i] = p->act_type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)o)[i]) : ((const float *)o)[i];
+    }
+    row_product(p, t->attn_output, p->b.row, x1, true);
+    gate_up(p, layer, (probe_span){ .begin = (int32_t)row, .n = 1 });
+    p->rows->swiglu(p->b.wide, p->b.wide + m->n_ff, m->n_ff, p->b.row, TMX_TYPE_F32);
+    memcpy(p->b.x_end, x1, n_embd * sizeof *x1);
+    row_product(p, t->down, p->b.row, p->b.x_end, true);
+
+    p->rows->rmsnorm(p->b.x_end, p->model->output_norm, m->rms_eps, m->n_embd, p->b.row, TMX_TYPE_F32);
+    row_product(p, p->model->tensors.lm_head, p->b.row, p->b.logits, false);
+}
+
+void probe_finish_layer(tmx_probe *p, int32_t layer)
+{
+    if (probe_is_last(p, layer)) {
+        finish_last_row(p, layer);
+        return;
+    }
+    const model_layer *w = &p->model->layers[layer];
+    const probe_tape *t = &p->tape[layer];
+    const size_t n_embd = (size_t)p->model->info.n_embd, n_ff = (size_t)p->model->info.n_ff, n_q = n_q_of(p);
+    float *next = p->tape[layer + 1].x;
+    for (probe_span s = { 0 }; next_chunk(p, &s);) {
+        const size_t at = (size_t)s.begin * n_embd, n_bytes = (size_t)s.n * n_embd * sizeof(float);
+        memcpy(t->x1 + at, t->x + at, n_bytes);
+        product(p, w->attn_output, probe_row(p, t->o, (size_t)s.begin, n_q), n_q, s.n, t->x1 + at, n_embd, true);
+        gate_up(p, layer, s);
+        probe_gate(p, s);
+        memcpy(next + at, t->x1 + at, n_bytes);
+        product(p, w->down, p->b.gated, n_ff, s.n, next + at, n_embd, true);
+    }
+}
+
+/* ---------------------------------------------------------------- backward */
+
+/* d = dy/dx_end in the last row, 0 in all others. */
+void probe_begin_backward(tmx_probe *p, int32_t target)
+{
+    const tmx_model_info *m = &p->model->info;
+    const gguf_tensor *head = p->model->tensors.lm_head;
+    const block_format *format = block_format_find(head->type);
+    const size_t n_embd = (size_t)m->n_embd, row_bytes = block_row_bytes(format, n_embd);
+    memset(p->b.d, 0, (size_t)p->n_tokens * n_embd * sizeof *p->b.d);
+    format->to_f32((const char *)head->data + (size_t)target * row_bytes, p->b.row, n_embd);
+    p->rows->rmsnorm_back(p->b.row, p->b.x_end, p->model->output_norm, m->rms_eps, m->n_embd,
+                          p->b.d + ((size_t)p->n_tokens - 1) * n_embd);
+}
+
+static void back_mlp(tmx_probe *p, int32_t layer)
+{
+    const probe_weights *w = &p->weights[layer];
+    const size_t n_embd = (size_t)p->model->info.n_embd, n_ff = (size_t)p->model->info.n_ff;
+    for (probe_span s = { .begin = first_row(p, layer) }; next_chunk(p, &s);) {
+        gate_up(p, layer, s);
+        probe_convert_d(p, s);
+        product(p, w->down, p->b.d_act, n_embd, s.n, p->b.d_wide, n_ff, false);
+        probe_gate_back(p, s);
+        product(p, w->gate_up, p->b.d_act, 2 * n_ff, s.n, p->b.d_wide, n_embd, false);
+        probe_norm_back(p, p->tape[layer].x1, p->model->layers[layer].ffn_norm, s);
+    }
+}
+
+static void back_output(tmx_probe *p, int32_t layer)
+{
+    const size_t n_embd = (size_t)p->model->info.n_embd, n_q = n_q_of(p), first = (size_t)first_row(p, layer);
+    memset(p->b.d_o, 0, first * n_q * sizeof *p->b.d_o);
+    for (probe_span s = { .begin = (int32_t)first }; next_chunk(p, &s);) {
+        probe_convert_d(p, s);
+        product(p, p->weights[layer].attn_output, p->b.d_act, n_embd, s.n, p->b.d_o + (size_t)s.begin * n_q, n_q, false);
+    }
+}
+
+static void back_input(tmx_probe *p, int32_t layer, const attn_back *back)
+{
+    const size_t n_embd = (size_t)p->model->info.n_embd, n_qkv = n_q_of(p) + 2 * n_kv_of(p);
+    for (probe_span s = { 0 }; next_chunk(p, &s);) {
+        probe_gather_heads(p, back, s);
+        product(p, p->weights[layer].qkv, p->b.d_act, n_qkv, s.n, p->b.d_wide, n_embd, false);
+        probe_norm_back(p, p->tape[layer].x, p->model->layers[layer].attn_norm, s);
+    }
+}
+
+void probe_backward(tmx_probe *p, int32_t layer, tmx_probe_sums sums[N_SECTIONS])
+{
+    const tmx_model_info *m = &p->model->info;
+    const probe_tape *t = &p->tape[layer];
+    const attn_back back = {
+        .type = p->act_type, .n_tokens = p->n_tokens, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim,
+        .scale = (float)(1.0 / sqrt((double)m->head_dim)), .isa = p->model->isa, .sections = p->sections,
+        .q = t->q, .k = t->k, .v = t->v, .o = t->o, .lse = t->lse, .d_o = p->b.d_o, .is_sums_only = layer == 0,
+        .d_q = p->b.d_q, .d_kv = p->b.d_kv, .scratch = p->b.scratch,
+    };
+    back_mlp(p, layer);
+    back_output(p, layer);
+    attn_back_run(&back, sums, p->pool);
+    if (layer > 0) back_input(p, layer, &back);
+}
