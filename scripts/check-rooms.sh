@@ -35,14 +35,14 @@ for folder in src/*/; do
     done)
     if [ -n "$bad" ]; then echo "$bad"; n_failed=$((n_failed + 1)); else n_passed=$((n_passed + 1)); fi
 done
-if bad=$(grep -rnE '#include "(base|gguf|pattern|plan|token|attn|ops|model|kv|run|probe)/' cli); then
+if bad=$(grep -rnE '#include "(base|gguf|pattern|plan|token|attn|ops|model|kv|run|probe)/|#include "[a-z/.]*cli/' cli eval); then
     echo "$bad"
     n_failed=$((n_failed + 1))
 else
     n_passed=$((n_passed + 1))
 fi
 # File names are unique in the tree, so that a name in a message finds its file.
-twice=$(find src cli include -name '*.[ch]' -printf '%f\n' | sort | uniq -d)
+twice=$(find src cli eval include -name '*.[ch]' -printf '%f\n' | sort | uniq -d)
 if [ -n "$twice" ]; then echo "file names used twice: $twice"; n_failed=$((n_failed + 1)); else n_passed=$((n_passed + 1)); fi
 # The public header stands alone, in C and in C++.
 for language in "c -std=c11" "c++ -std=c++17"; do
