@@ -169,9 +169,9 @@ static void specs_choose_layers(void **state)
 
     tmx_plan *plan;
     assert_int_equal(tmx_plan_parse(&plan, "triangle:1", &smollm, NULL), TMX_OK);
-    assert_string_equal(plan->architecture, "llama");
-    assert_string_equal(plan->model_name, "SmolLM2 135M");
-    assert_string_equal(plan->fingerprint, FINGERPRINT);
+    assert_string_equal(plan->model.architecture, "llama");
+    assert_string_equal(plan->model.name, "SmolLM2 135M");
+    assert_string_equal(plan->model.fingerprint, FINGERPRINT);
     assert_string_equal(tmx_plan_note(plan), "");
     tmx_plan_free(plan);
 }
@@ -297,9 +297,9 @@ static void files_say_what_they_mean(void **state)
 
     tmx_plan *plan;
     assert_int_equal(plan_read_json(&plan, good_file, strlen(good_file), "good.json", NULL, NULL), TMX_OK);
-    assert_string_equal(plan->architecture, "llama");
-    assert_string_equal(plan->model_name, "tiny");
-    assert_string_equal(plan->fingerprint, FINGERPRINT);
+    assert_string_equal(plan->model.architecture, "llama");
+    assert_string_equal(plan->model.name, "tiny");
+    assert_string_equal(plan->model.fingerprint, FINGERPRINT);
     assert_string_equal(plan->note, "by hand");
     assert_int_equal(plan->layers[0].kind, TMX_PATTERN_DENSE);
     assert_int_equal(plan->layers[3].n_last, 64);
@@ -506,9 +506,9 @@ static void saved_plans_come_back(void **state)
         if (tmx_plan_parse(&back, "plan.json", &info, &err) != TMX_OK) fail_msg("%s", err.text);
         assert_memory_equal(plan->layers, back->layers, (size_t)plan->n_layers * sizeof *plan->layers);
         assert_int_equal(plan->n_layers, back->n_layers);
-        assert_string_equal(plan->architecture, back->architecture);
-        assert_string_equal(plan->model_name, back->model_name);
-        assert_string_equal(plan->fingerprint, back->fingerprint);
+        assert_string_equal(plan->model.architecture, back->model.architecture);
+        assert_string_equal(plan->model.name, back->model.name);
+        assert_string_equal(plan->model.fingerprint, back->model.fingerprint);
         assert_string_equal(plan->note, back->note);
         tmx_plan_free(plan);
         tmx_plan_free(back);
@@ -715,7 +715,7 @@ static void utf8_is_judged_exactly(void **state)
     name[199] = '\0';
     const tmx_model_info info = { .architecture = "llama", .name = name, .n_layers = 1 };
     assert_int_equal(tmx_plan_parse(&plan, "dense", &info, NULL), TMX_OK);
-    assert_int_equal(strlen(plan->model_name), 125);
+    assert_int_equal(strlen(plan->model.name), 125);
     tmx_plan_free(plan);
 }
 

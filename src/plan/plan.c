@@ -8,60 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---------------------------------------------------------------- text */
-
-/* Length of the UTF-8 sequence at s (1..4), 0 if it is none: overlong forms, surrogates and > U+10FFFF are refused. */
-static size_t utf8_sequence(const unsigned char *s)
-{
-    if (s[0] < 0x80) return 1;
-    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
-    const size_t n = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-    const unsigned char low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
-    const unsigned char high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
-    if (s[1] < low || s[1] > high) return 0;
-    for (size_t i = 2; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;           /* also stops at the NUL */
-    }
-    return n;
-}
-
-bool is_utf8(const char *text)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    while (*s != '\0') {
-        const size_t n = utf8_sequence(s);
-        if (n == 0) return false;
-        s += n;
-    }
-    return true;
-}
-
-/* Names come from model files: any bytes, any length.  The copy is cut between characters; bytes that are no UTF-8
- * become '?', since a plan file could not hold them. */
-static void copy_name(char *to, size_t size, const char *from)
-{
-    size_t n = 0;
-    for (const unsigned char *s = (const unsigned char *)from; *s != '\0';) {
-        const size_t n_seq = utf8_sequence(s), n_bytes = n_seq == 0 ? 1 : n_seq;
-        if (n + n_bytes >= size) break;
-        if (n_seq == 0) to[n] = '?';
-        else memcpy(to + n, s, n_seq);
-        n += n_bytes;
-        s += n_bytes;
-    }
-    to[n] = '\0';
-}
-
-const char *path_tail(const char *path)
-{
-    enum { MAX_SHOWN = 72 };
-    const size_t n = strlen(path);
-    if (n <= MAX_SHOWN) return path;
-    const char *tail = path + n - MAX_SHOWN;
-    while ((*tail & 0xc0) == 0x80) tail++;             /* not from the middle of a character */
-    return tail;
-}
-
 /* ---------------------------------------------------------------- the object */
 
 tmx_status plan_create_dense(tmx_plan **plan, int32_t n_layers, tmx_error *err)
@@ -243,9 +189,7 @@ static tmx_status plan_for_model(tmx_plan **plan, const tmx_model_info *info, tm
 {
     tmx_plan *p;
     TRY(plan_create_dense(&p, info->n_layers, err));
-    copy_name(p->architecture, sizeof p->architecture, info->architecture);
-    copy_name(p->model_name, sizeof p->model_name, info->name != NULL ? info->name : "");
-    copy_name(p->fingerprint, sizeof p->fingerprint, info->fingerprint != NULL ? info->fingerprint : "");
+    p->model = model_tag_of(info);
     *plan = p;
     return TMX_OK;
 }

@@ -3,13 +3,14 @@
 #ifndef TMX_PLAN_PLAN_H
 #define TMX_PLAN_PLAN_H
 
+#include "plan/model_tag.h"
 #include "tmx.h"
 
 struct tmx_plan {
     int32_t n_layers;
     tmx_pattern *layers;           /* [n_layers]; sizes are the same in every layer, dense ones (unread) included */
-    char architecture[64], model_name[128], fingerprint[65];   /* "" = any model of n_layers layers */
-    char note[512];                /* all four are UTF-8 */
+    model_tag model;
+    char note[512];                /* UTF-8 */
 };
 
 /* All layers dense, default sizes, of no model in particular. */

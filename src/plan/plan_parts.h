@@ -17,9 +17,4 @@ tmx_status plan_json_text(const tmx_plan *plan, char **text, size_t *n_bytes, tm
  * another architecture or number of layers than the model's. */
 tmx_status preset_layers(const char **layers, const char *name, const tmx_model_info *info, tmx_error *err);
 
-bool is_utf8(const char *text);
-
-/* The end of a long path, so that a message of 256 bytes keeps room for the reason. */
-const char *path_tail(const char *path);
-
 #endif
