@@ -399,6 +399,61 @@ typedef struct tmx_probe_result {
 TMX_API tmx_status tmx_probe_run(tmx_probe *probe, const int32_t *tokens, int32_t n_tokens, int32_t target,
                                  tmx_probe_layer *layers, tmx_probe_result *result, tmx_error *err);
 
+/* Many samples of a probe: means over pairs and samples, and the order of layers they lead to. */
+typedef struct tmx_probe_report tmx_probe_report;
+
+typedef struct tmx_probe_settings {        /* what was measured, for whoever reads the numbers or goes on measuring */
+    char source[96];               /* what the prompts are, UTF-8: "kv_number", "prompts:FILE:..." */
+    tmx_probe_sections sections;   /* n_window 0 = defaults */
+    int32_t n_tokens;              /* of a prompt, at most; >= 1 */
+    int32_t n_samples;             /* asked for; >= 1 */
+    int64_t seed;                  /* >= 0 */
+    bool is_correct_only;          /* means leave out samples whose top token is not the target */
+    tmx_compute compute;           /* F32 or BF16 */
+    float rope_freq_base;          /* 0 = the model's */
+} tmx_probe_settings;
+
+typedef struct tmx_probe_sample {
+    int32_t n_tokens, target, top_token;
+    float target_logit;
+} tmx_probe_sample;
+
+TMX_API tmx_status tmx_probe_report_create(tmx_probe_report **report, const tmx_model_info *info,
+                                           const tmx_probe_settings *settings, tmx_error *err);
+/* Probe files: versioned JSON, read strictly, written atomically; docs/probe.md.  info NULL: any model; else
+ * TMX_E_UNSUPPORTED for a report of another model file.  A report saved and opened goes on as if it had never been away. */
+TMX_API tmx_status tmx_probe_report_open(tmx_probe_report **report, const char *path, const tmx_model_info *info, tmx_error *err);
+TMX_API tmx_status tmx_probe_report_save(const tmx_probe_report *report, const char *path, tmx_error *err);
+TMX_API void tmx_probe_report_free(tmx_probe_report *report);
+/* layers [n_layers]: the sums of tmx_probe_run; may be NULL for a sample that is left out.  TMX_E_ARG: the prompt is too short to
+ * have a Middle section, or longer than settings say.  TMX_E_MEMORY.  Report unchanged on failure. */
+TMX_API tmx_status tmx_probe_report_add(tmx_probe_report *report, const tmx_probe_sample *sample, const tmx_probe_layer *layers,
+                                        tmx_error *err);
+TMX_API const tmx_probe_settings *tmx_probe_report_settings(const tmx_probe_report *report);   /* defaults filled in */
+TMX_API tmx_status tmx_probe_report_set_n_samples(tmx_probe_report *report, int32_t n_samples, tmx_error *err);    /* asked for */
+TMX_API int32_t tmx_probe_report_n_layers(const tmx_probe_report *report);
+TMX_API int32_t tmx_probe_report_n_samples(const tmx_probe_report *report);                    /* run so far */
+TMX_API int32_t tmx_probe_report_n_correct(const tmx_probe_report *report);
+TMX_API int32_t tmx_probe_report_n_used(const tmx_probe_report *report);                       /* in the means */
+TMX_API const tmx_probe_sample *tmx_probe_report_sample(const tmx_probe_report *report, int32_t i);    /* NULL: out of range */
+/* Means over a section's pairs, then over the samples used.  NULL if layer is out of range. */
+TMX_API const tmx_probe_layer *tmx_probe_report_layer(const tmx_probe_report *report, int32_t layer);
+
+typedef enum tmx_probe_order {     /* which layer becomes triangle first; ties: the higher layer */
+    TMX_ORDER_GRADIENT = 0,        /* smallest theta_abs of the Middle section */
+    TMX_ORDER_DEEPEST,             /* last layer, the one before, ... */
+    TMX_ORDER_SHALLOWEST,
+    TMX_ORDER_RANDOM,              /* by seed */
+    TMX_ORDER_WORST,               /* largest theta_abs of the Middle section */
+} tmx_probe_order;
+
+/* layers [n_layers].  TMX_E_ARG for a report without a sample used. */
+TMX_API tmx_status tmx_probe_report_order(const tmx_probe_report *report, tmx_probe_order order, uint64_t seed, int32_t *layers,
+                                          tmx_error *err);
+/* The first n_layers of the order triangle, the others dense, sizes at their defaults; the note says how it was chosen. */
+TMX_API tmx_status tmx_probe_report_plan(tmx_plan **plan, const tmx_probe_report *report, const tmx_model_info *info,
+                                         tmx_probe_order order, uint64_t seed, int32_t n_layers, tmx_error *err);
+
 /* ---------------------------------------------------------------- sampling */
 
 typedef struct tmx_sampler_params {
