@@ -32,6 +32,7 @@ static void read_as_file(const char *text, size_t n_bytes)
     require(plan_json_text(plan, &saved, &n_saved, NULL) == TMX_OK);
     require(plan_read_json(&back, saved, n_saved, "p.json", NULL, NULL) == TMX_OK);
     require(back->n_layers == plan->n_layers && strcmp(back->note, plan->note) == 0);
+    require(back->min_tokens == plan->min_tokens && back->n_points == plan->n_points);
     require(memcmp(back->layers, plan->layers, (size_t)plan->n_layers * sizeof *plan->layers) == 0);
     require(strlen(tmx_plan_text(plan, words, sizeof words)) < sizeof words);
     tmx_plan_free(back);

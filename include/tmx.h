@@ -256,7 +256,24 @@ TMX_API const tmx_pattern *tmx_plan_layer(const tmx_plan *plan, int32_t layer); 
 TMX_API tmx_status tmx_plan_set_sizes(tmx_plan *plan, int32_t n_sink, int32_t n_window, int32_t n_last, tmx_error *err);
 TMX_API const char *tmx_plan_note(const tmx_plan *plan);          /* how it was chosen; "" if unknown */
 TMX_API tmx_status tmx_plan_set_note(tmx_plan *plan, const char *note, tmx_error *err);
-/* "triangle 10-29 (sink 8, window 512, last 128), dense 0-9", cut to fit. Returns buf. */
+/* Prompts whose final length (what the sequence holds already, and the prompt) is below n run dense; 0 = none.  For
+ * plans that pay only from some length on. */
+TMX_API int32_t tmx_plan_min_tokens(const tmx_plan *plan);
+TMX_API tmx_status tmx_plan_set_min_tokens(tmx_plan *plan, int32_t n, tmx_error *err);  /* TMX_E_ARG for n < 0 */
+
+/* How the plan was chosen, in numbers: on the same prompts, dense beside the first n_sparse layers of some order. */
+typedef struct tmx_plan_point {
+    int32_t n_sparse;              /* 0 = dense */
+    double kl;                     /* mean KL(dense || plan) of the first token, natural log */
+    double top1;                   /* share of prompts with dense's best first token, 0..1 */
+    double score;                  /* of the task, 0..100 */
+    double ttft_ms;                /* median, on the machine that chose */
+} tmx_plan_point;
+/* Borrowed until the plan changes; NULL and 0 if there is none. */
+TMX_API const tmx_plan_point *tmx_plan_curve(const tmx_plan *plan, int32_t *n_points);
+/* Copies the points; n_sparse must ascend from 0..n_layers, numbers lie in their ranges.  TMX_E_ARG names the point. */
+TMX_API tmx_status tmx_plan_set_curve(tmx_plan *plan, const tmx_plan_point *points, int32_t n_points, tmx_error *err);
+/* "triangle 10-29 (sink 8, window 512, last 128), dense 0-9; dense below 1024 tokens", cut to fit. Returns buf. */
 TMX_API const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size);
 TMX_API int32_t tmx_preset_count(void);
 TMX_API const char *tmx_preset_name(int32_t i);                   /* NULL if out of range */

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -35,7 +36,7 @@ static const char good_file[] =
     "  \"n_window\": 256,\n"
     "  \"n_last\": 64,\n"
     "  \"layers\": [\"dense\", \"streaming\", \"triangle\", \"triangle\"],\n"
-    "  \"note\": \"by hand\"\n"
+    "  \"note\": \"by hand\", \"min_tokens\": 0, \"curve\": [{\"n_sparse\": 0, \"kl\": 0, \"top1\": 1, \"score\": 100, \"ttft_ms\": 9.5}]\n"
     "}\n";
 
 /* ---------------------------------------------------------------- calls that fail when told to */
@@ -337,6 +338,21 @@ static void wrong_files_are_explained(void **state)
         { "\"streaming\"", "\"Dense\"", TMX_E_FORMAT,
           "p.json: field \"layers[1]\": found \"Dense\", expected \"dense\", \"streaming\" or \"triangle\"" },
         { "\"streaming\"", "[]", TMX_E_FORMAT, "p.json: field \"layers[1]\": found an array, expected a pattern name" },
+        { "\"min_tokens\": 0", "\"min_tokens\": -1", TMX_E_FORMAT,
+          "p.json: field \"min_tokens\": found -1, expected 0..2147483647" },
+        { "\"curve\": [", "\"curve\": [0, ", TMX_E_FORMAT,
+          "p.json: field \"curve[0]\": found an integer, expected an object {...}" },
+        { "\"curve\": [", "\"curve\": [[], [], [], [], [], ", TMX_E_FORMAT,
+          "p.json: field \"curve\": 6 entries, expected at most 5 (model.n_layers + 1)" },
+        { "\"kl\": 0", "\"kl\": \"0\"", TMX_E_FORMAT, "p.json: field \"curve[0].kl\": found a string, expected a number" },
+        { "\"kl\": 0, ", "", TMX_E_FORMAT, "p.json: field \"curve[0].kl\": missing, expected a number" },
+        { "\"kl\": 0", "\"KL\": 0", TMX_E_FORMAT, "p.json: field \"curve[0].KL\": unknown" },
+        { "\"kl\": 0", "\"kl\": -1", TMX_E_FORMAT, "p.json: field \"curve[0].kl\": found -1, expected a finite number, "
+          "0 or more" },
+        { "\"top1\": 1", "\"top1\": 1.5", TMX_E_FORMAT, "p.json: plan curve[0]: kl 0, top1 1.5, score 100, ttft_ms 9.5, "
+          "expected finite numbers from 0, top1 up to 1, score up to 100" },
+        { "\"n_sparse\": 0", "\"n_sparse\": 5", TMX_E_FORMAT,
+          "p.json: plan curve[0]: n_sparse 5, expected 0..4" },
         /* B4; a size beyond the context is legal: it means "all" */
         { "\"n_sink\": 4", "\"n_sink\": -1", TMX_E_FORMAT,
           "p.json: field \"n_sink\": found -1, expected 0..2147483647" },
@@ -656,6 +672,61 @@ static void sizes_and_notes_are_checked(void **state)
     tmx_plan_free(plan);
 }
 
+static void curves_are_checked_and_kept(void **state)
+{
+    (void)state;
+    static const tmx_plan_point good[] = { { 0, 0, 1, 100, 812.5 }, { 2, 0.1, 0.75, 97.5, 700 }, { 4, 3e-7, 0, 0, 0 } };
+    static const struct { tmx_plan_point point; const char *text; } bad[] = {
+        { { -1, 0, 1, 100, 1 }, "plan curve[1]: n_sparse -1, expected 1..4" },
+        { { 0, 0, 1, 100, 1 }, "plan curve[1]: n_sparse 0, expected 1..4" },
+        { { 5, 0, 1, 100, 1 }, "plan curve[1]: n_sparse 5, expected 1..4" },
+        { { 1, -1e-9, 1, 100, 1 }, "plan curve[1]: kl -1e-09, top1 1, " },
+        { { 1, 0, 1.01, 100, 1 }, "plan curve[1]: kl 0, top1 1.01, " },
+        { { 1, 0, 1, 100.5, 1 }, "plan curve[1]: kl 0, top1 1, score 100.5, " },
+        { { 1, 0, 1, 100, INFINITY }, "plan curve[1]: kl 0, top1 1, score 100, ttft_ms inf, " },
+        { { 1, NAN, 1, 100, 1 }, "plan curve[1]: kl nan, " },
+    };
+    tmx_plan *plan, *back;
+    tmx_error err;
+    int32_t n = -1;
+    assert_int_equal(tmx_plan_parse(&plan, "triangle:1-2", &four_layers, NULL), TMX_OK);
+    assert_null(tmx_plan_curve(plan, &n));
+    assert_int_equal(n, 0);
+    assert_int_equal(tmx_plan_set_curve(plan, good, 3, NULL), TMX_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        const tmx_plan_point points[] = { good[0], bad[i].point };
+        assert_int_equal(tmx_plan_set_curve(plan, points, 2, &err), TMX_E_ARG);
+        assert_memory_equal(err.text, bad[i].text, strlen(bad[i].text));
+    }
+    assert_int_equal(tmx_plan_set_curve(plan, good, 6, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "plan curve: 6 points, expected 0..5");
+    assert_int_equal(tmx_plan_set_curve(plan, NULL, 1, NULL), TMX_E_ARG);
+    assert_int_equal(tmx_plan_set_curve(NULL, good, 1, NULL), TMX_E_ARG);
+    assert_int_equal(tmx_plan_set_min_tokens(plan, -1, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "plan min_tokens: -1, expected 0 or more");
+    assert_int_equal(tmx_plan_set_min_tokens(plan, 1024, NULL), TMX_OK);
+
+    char text[128];
+    assert_int_equal(tmx_plan_save(plan, "curve.json", NULL), TMX_OK);
+    assert_parses_to("curve.json", &four_layers,
+                     "triangle 1-2 (sink 8, window 512, last 128), dense 0,3; dense below 1024 tokens");
+    assert_int_equal(tmx_plan_parse(&back, "curve.json", &four_layers, NULL), TMX_OK);
+    assert_memory_equal(tmx_plan_curve(back, &n), good, sizeof good);
+    assert_int_equal(n, 3);
+    assert_int_equal(tmx_plan_min_tokens(back), 1024);
+    tmx_plan_free(plan);
+    assert_int_equal(plan_copy(&plan, back, NULL), TMX_OK);
+    assert_memory_equal(tmx_plan_curve(plan, &n), good, sizeof good);
+    assert_int_equal(tmx_plan_set_curve(plan, tmx_plan_curve(plan, NULL), 2, NULL), TMX_OK);
+    assert_memory_equal(tmx_plan_curve(plan, &n), good, 2 * sizeof good[0]);
+    assert_int_equal(tmx_plan_set_curve(plan, NULL, 0, NULL), TMX_OK);
+    assert_int_equal(tmx_plan_set_min_tokens(plan, 0, NULL), TMX_OK);
+    assert_null(tmx_plan_curve(plan, NULL));
+    assert_string_equal(tmx_plan_text(plan, text, sizeof text), "triangle 1-2 (sink 8, window 512, last 128), dense 0,3");
+    tmx_plan_free(plan);
+    tmx_plan_free(back);
+}
+
 static void accessors_accept_anything(void **state)
 {
     (void)state;
@@ -793,6 +864,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_failed_save_leaves_everything, enter_folder, leave_folder),
         cmocka_unit_test_setup_teardown(saved_files_obey_the_umask, enter_folder, leave_folder),
         cmocka_unit_test(sizes_and_notes_are_checked),
+        cmocka_unit_test_setup_teardown(curves_are_checked_and_kept, enter_folder, leave_folder),
         cmocka_unit_test(accessors_accept_anything),
         cmocka_unit_test(text_is_cut_to_fit),
         cmocka_unit_test(utf8_is_judged_exactly),

@@ -201,6 +201,34 @@ static void a_batch_is_its_prompts(void **state)
     close_machine(&m);
 }
 
+/* Prompts below the plan's min_tokens, in one batch with prompts above it; in the last layer, too. */
+static void short_prompts_run_dense(void **state)
+{
+    (void)state;
+    enum { N_SEQS = 3 };
+    static const int32_t lengths[N_SEQS] = { 99, N_PROMPT, 100 };
+    static int32_t tokens[N_SEQS][N_PROMPT];
+    static float expected[N_SEQS][TINY_VOCAB], got[N_SEQS][TINY_VOCAB];
+    machine m;
+    tmx_error err;
+    tmx_prompt prompts[N_SEQS];
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    for (int32_t i = 0; i < N_SEQS; i++) {
+        random_tokens(tokens[i], N_PROMPT, (uint64_t)i + 30);
+        prefill(&m, lengths[i] < 100 ? &dense : &streaming, 0, tokens[i], lengths[i], expected[i]);
+        prompts[i] = (tmx_prompt){ .tokens = tokens[i], .n_tokens = lengths[i], .seq = i, .logits = got[i] };
+    }
+    const tmx_pattern patterns[TINY_LAYERS] = { streaming, streaming, streaming };
+    for (int32_t n_chunk = 30; n_chunk < 600; n_chunk += 190) {
+        tmx_session *session = open_session(&m, patterns, &(tmx_session_params){ .n_seqs = N_SEQS, .n_chunk = n_chunk });
+        assert_int_equal(tmx_plan_set_min_tokens(session->plan, 100, NULL), TMX_OK);
+        assert_int_equal(tmx_prefill(session, prompts, N_SEQS, &err), TMX_OK);
+        assert_memory_equal(got, expected, sizeof expected);
+        tmx_session_free(session);
+    }
+    close_machine(&m);
+}
+
 static void decoding_continues_the_prompt(void **state)
 {
     (void)state;
@@ -435,6 +463,7 @@ int main(void)
         cmocka_unit_test(bits_never_move),
         cmocka_unit_test(patterns_that_see_the_same_give_the_same_bits),
         cmocka_unit_test(a_batch_is_its_prompts),
+        cmocka_unit_test(short_prompts_run_dense),
         cmocka_unit_test(decoding_continues_the_prompt),
         cmocka_unit_test(a_dense_prompt_may_come_in_turns),
         cmocka_unit_test(a_stopped_prefill_leaves_no_trace),

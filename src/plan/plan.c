@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "pattern/pattern.h"
 
+#include <float.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,15 +36,19 @@ tmx_status plan_copy(tmx_plan **copy, const tmx_plan *plan, tmx_error *err)
     tmx_pattern *layers = p->layers;
     *p = *plan;
     p->layers = layers;
+    p->curve = NULL;
     memcpy(layers, plan->layers, (size_t)plan->n_layers * sizeof *layers);
-    *copy = p;
-    return TMX_OK;
+    const tmx_status status = tmx_plan_set_curve(p, plan->curve, plan->n_points, err);
+    if (status != TMX_OK) tmx_plan_free(p);
+    else *copy = p;
+    return status;
 }
 
 void tmx_plan_free(tmx_plan *plan)
 {
     if (plan == NULL) return;
     mem_free(plan->layers);
+    mem_free(plan->curve);
     mem_free(plan);
 }
 
@@ -81,6 +86,54 @@ tmx_status tmx_plan_set_note(tmx_plan *plan, const char *note, tmx_error *err)
     }
     if (!is_utf8(note)) return refuse(err, TMX_E_ARG, "plan note: not valid UTF-8");
     memmove(plan->note, note, n + 1);                  /* the caller may hand back tmx_plan_note() */
+    return TMX_OK;
+}
+
+int32_t tmx_plan_min_tokens(const tmx_plan *plan) { return plan != NULL ? plan->min_tokens : 0; }
+
+tmx_status tmx_plan_set_min_tokens(tmx_plan *plan, int32_t n, tmx_error *err)
+{
+    if (plan == NULL) return refuse(err, TMX_E_ARG, "plan: NULL");
+    if (n < 0) return refuse(err, TMX_E_ARG, "plan min_tokens: %d, expected 0 or more", n);
+    plan->min_tokens = n;
+    return TMX_OK;
+}
+
+const tmx_plan_point *tmx_plan_curve(const tmx_plan *plan, int32_t *n_points)
+{
+    if (n_points != NULL) *n_points = plan != NULL ? plan->n_points : 0;
+    return plan != NULL ? plan->curve : NULL;
+}
+
+/* A comparison with NaN is false, so NaN never passes. */
+static bool is_within(double value, double max) { return value >= 0 && value <= max; }
+
+tmx_status tmx_plan_set_curve(tmx_plan *plan, const tmx_plan_point *points, int32_t n_points, tmx_error *err)
+{
+    if (plan == NULL || (points == NULL && n_points != 0)) return refuse(err, TMX_E_ARG, "plan curve: NULL");
+    if (n_points < 0 || n_points > plan->n_layers + 1) {
+        return refuse(err, TMX_E_ARG, "plan curve: %d points, expected 0..%d", n_points, plan->n_layers + 1);
+    }
+    for (int32_t i = 0, least = 0; i < n_points; i++) {
+        const tmx_plan_point *p = &points[i];
+        if (p->n_sparse < least || p->n_sparse > plan->n_layers) {
+            return refuse(err, TMX_E_ARG, "plan curve[%d]: n_sparse %d, expected %d..%d", i, p->n_sparse, least,
+                          plan->n_layers);
+        }
+        least = p->n_sparse + 1;
+        if (is_within(p->kl, DBL_MAX) && is_within(p->top1, 1) && is_within(p->score, 100) && is_within(p->ttft_ms, DBL_MAX)) continue;
+        return refuse(err, TMX_E_ARG, "plan curve[%d]: kl %g, top1 %g, score %g, ttft_ms %g, expected finite numbers from 0, "
+                      "top1 up to 1, score up to 100", i, p->kl, p->top1, p->score, p->ttft_ms);
+    }
+    tmx_plan_point *copy = NULL;
+    if (n_points > 0) {
+        copy = mem_alloc((size_t)n_points, sizeof *copy);
+        if (copy == NULL) return refuse(err, TMX_E_MEMORY, "plan curve: no memory for %d points", n_points);
+        memcpy(copy, points, (size_t)n_points * sizeof *copy);
+    }
+    mem_free(plan->curve);
+    plan->curve = copy;
+    plan->n_points = n_points;
     return TMX_OK;
 }
 
@@ -273,5 +326,6 @@ const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size)
     put_layers_of(&out, plan, TMX_PATTERN_TRIANGLE);
     put_layers_of(&out, plan, TMX_PATTERN_STREAMING);
     put_layers_of(&out, plan, TMX_PATTERN_DENSE);
+    if (plan->min_tokens > 0) put(&out, "; dense below %d tokens", plan->min_tokens);
     return buf;
 }

@@ -11,7 +11,18 @@ struct tmx_plan {
     tmx_pattern *layers;           /* [n_layers]; sizes are the same in every layer, dense ones (unread) included */
     model_tag model;
     char note[512];                /* UTF-8 */
+    int32_t min_tokens;            /* shorter prompts run dense */
+    tmx_plan_point *curve;         /* [n_points], NULL if there is none */
+    int32_t n_points;
 };
+
+/* What a layer may attend to in a prompt of this final length. */
+static inline tmx_pattern plan_layer_pattern(const tmx_plan *plan, int32_t layer, int32_t n_prompt)
+{
+    tmx_pattern p = plan->layers[layer];
+    if (n_prompt < plan->min_tokens) p.kind = TMX_PATTERN_DENSE;
+    return p;
+}
 
 /* All layers dense, default sizes, of no model in particular. */
 tmx_status plan_create_dense(tmx_plan **plan, int32_t n_layers, tmx_error *err);

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 static const char FORMAT_NAME[] = "trianglemix-plan";
-enum { FORMAT_VERSION = 1 };
+enum { FORMAT_VERSION = 1, N_DIGITS = 9 };             /* 0.1, not 0.10000000000000001 */
 
 /* ---------------------------------------------------------------- JSON -> plan */
 
@@ -55,14 +55,59 @@ static tmx_status read_layers(const strict_reader *r, json_t *root, tmx_plan *p)
     return TMX_OK;
 }
 
+static tmx_status read_point(const strict_reader *r, size_t i, json_t *entry, tmx_plan_point *point)
+{
+    static const char *const known[] = { "n_sparse", "kl", "top1", "score", "ttft_ms", NULL };
+    double *const numbers[] = { &point->kl, &point->top1, &point->score, &point->ttft_ms };
+    char field[48];
+    snprintf(field, sizeof field, "curve[%zu].", i);
+    const size_t n = strlen(field);
+    if (!json_is_object(entry)) {
+        field[n - 1] = '\0';
+        return strict_refuse_field(r, field, "found %s, expected an object {...}", strict_type_name(entry));
+    }
+    TRY(strict_refuse_unknown_fields(r, entry, field, known));
+    snprintf(field + n, sizeof field - n, "%s", known[0]);
+    TRY(strict_get_count(r, entry, field, 0, &point->n_sparse));
+    for (int k = 0; k < 4; k++) {
+        snprintf(field + n, sizeof field - n, "%s", known[1 + k]);
+        TRY(strict_get_number(r, entry, field, false, numbers[k]));
+    }
+    return TMX_OK;
+}
+
+static tmx_status read_curve(const strict_reader *r, json_t *root, tmx_plan *p)
+{
+    if (strict_find(root, "curve") == NULL) return TMX_OK;
+    json_t *curve;
+    TRY(strict_get_typed(r, root, "curve", JSON_ARRAY, "an array of points", &curve));
+    const size_t n_points = json_array_size(curve);
+    if (n_points > (size_t)p->n_layers + 1) {
+        return strict_refuse_field(r, "curve", "%zu entries, expected at most %d (model.n_layers + 1)", n_points, p->n_layers + 1);
+    }
+    if (n_points == 0) return TMX_OK;
+    tmx_plan_point *points = mem_alloc(n_points, sizeof *points);
+    if (points == NULL) return refuse(r->err, TMX_E_MEMORY, "%s: no memory for %zu points", r->file, n_points);
+    tmx_status status = TMX_OK;
+    for (size_t i = 0; i < n_points && status == TMX_OK; i++) status = read_point(r, i, json_array_get(curve, i), &points[i]);
+    tmx_error why;
+    if (status == TMX_OK && (status = tmx_plan_set_curve(p, points, (int32_t)n_points, &why)) != TMX_OK) {
+        status = refuse(r->err, status == TMX_E_ARG ? TMX_E_FORMAT : status, "%s: %.160s", r->file, why.text);
+    }
+    mem_free(points);
+    return status;
+}
+
 static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_model_info *info, tmx_plan *p)
 {
     static const char *const known[] = { "format", "version", "model", "n_sink", "n_window", "n_last", "layers", "note",
-                                         NULL };
+                                         "min_tokens", "curve", NULL };
     TRY(strict_check_format(r, root, FORMAT_NAME, FORMAT_VERSION, known));
     TRY(model_tag_read(r, root, &p->model, &p->n_layers));
     TRY(read_layers(r, root, p));
     TRY(strict_get_optional_text(r, root, "note", p->note, sizeof p->note));
+    if (strict_find(root, "min_tokens") != NULL) TRY(strict_get_count(r, root, "min_tokens", 0, &p->min_tokens));
+    TRY(read_curve(r, root, p));
     return info != NULL ? model_tag_check(r, &p->model, p->n_layers, info) : TMX_OK;
 }
 
@@ -113,6 +158,21 @@ tmx_status plan_read_file(tmx_plan **plan, const char *path, const tmx_model_inf
 
 /* ---------------------------------------------------------------- plan -> text -> file */
 
+/* The fields that a plan need not have; absent ones are not written. */
+static bool add_choice(json_t *root, const tmx_plan *plan)
+{
+    if (plan->min_tokens > 0 && json_object_set_new(root, "min_tokens", json_integer(plan->min_tokens)) != 0) return false;
+    if (plan->n_points == 0) return true;
+    json_t *curve = json_array();
+    for (int32_t i = 0; i < plan->n_points; i++) {
+        const tmx_plan_point *p = &plan->curve[i];
+        json_array_append_new(curve, json_pack("{s:i, s:f, s:f, s:f, s:f}", "n_sparse", (int)p->n_sparse, "kl", p->kl,
+                                               "top1", p->top1, "score", p->score, "ttft_ms", p->ttft_ms));
+    }
+    const bool is_whole = json_array_size(curve) == (size_t)plan->n_points;
+    return json_object_set_new(root, "curve", curve) == 0 && is_whole;
+}
+
 static json_t *plan_to_json(const tmx_plan *plan)
 {
     json_t *layers = json_array();
@@ -126,14 +186,14 @@ static json_t *plan_to_json(const tmx_plan *plan)
     const bool is_whole = json_array_size(layers) == (size_t)plan->n_layers && json_is_object(json_object_get(root, "model"));
     const bool has_layers = json_object_set_new(root, "layers", layers) == 0;
     const bool has_note = json_object_set_new(root, "note", json_string(plan->note)) == 0;
-    if (is_whole && has_layers && has_note) return root;
+    if (is_whole && has_layers && has_note && add_choice(root, plan)) return root;
     json_decref(root);
     return NULL;
 }
 
 tmx_status plan_json_text(const tmx_plan *plan, char **text, size_t *n_bytes, tmx_error *err)
 {
-    return strict_text(plan_to_json(plan), "plan", text, n_bytes, err);
+    return strict_text(plan_to_json(plan), "plan", N_DIGITS, text, n_bytes, err);
 }
 
 tmx_status tmx_plan_save(const tmx_plan *plan, const char *path, tmx_error *err)

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -98,6 +99,19 @@ tmx_status strict_get_count(const strict_reader *r, json_t *object, const char *
     return TMX_OK;
 }
 
+tmx_status strict_get_number(const strict_reader *r, json_t *object, const char *field, bool is_signed, double *number)
+{
+    json_t *value = strict_find(object, field);
+    if (value == NULL) return strict_refuse_field(r, field, "missing, expected a number");
+    if (!json_is_number(value)) return strict_refuse_field(r, field, "found %s, expected a number", strict_type_name(value));
+    const double x = json_number_value(value);
+    if (!isfinite(x) || (!is_signed && x < 0)) {
+        return strict_refuse_field(r, field, "found %g, expected a finite number%s", x, is_signed ? "" : ", 0 or more");
+    }
+    *number = x;
+    return TMX_OK;
+}
+
 tmx_status strict_get_text(const strict_reader *r, json_t *object, const char *field, char *text, size_t size)
 {
     json_t *value;
@@ -177,11 +191,12 @@ tmx_status strict_read_file(const strict_reader *r, int fd, char **text, size_t 
 
 /* ---------------------------------------------------------------- value -> text -> file */
 
-tmx_status strict_text(json_t *root, const char *what, char **text, size_t *n_bytes, tmx_error *err)
+tmx_status strict_text(json_t *root, const char *what, size_t n_digits, char **text, size_t *n_bytes, tmx_error *err)
 {
-    const size_t n = root != NULL ? json_dumpb(root, NULL, 0, JSON_INDENT(2)) : 0;
+    const size_t flags = JSON_INDENT(2) | JSON_REAL_PRECISION(n_digits);
+    const size_t n = root != NULL ? json_dumpb(root, NULL, 0, flags) : 0;
     char *buf = n != 0 ? mem_alloc(n + 2, 1) : NULL;
-    const bool is_done = buf != NULL && json_dumpb(root, buf, n, JSON_INDENT(2)) == n;
+    const bool is_done = buf != NULL && json_dumpb(root, buf, n, flags) == n;
     json_decref(root);
     if (!is_done) {
         mem_free(buf);

@@ -38,8 +38,12 @@ tmx_status strict_get_text(const strict_reader *r, json_t *object, const char *f
 tmx_status strict_get_optional_text(const strict_reader *r, json_t *object, const char *field, char *text, size_t size);
 tmx_status strict_refuse_unknown_fields(const strict_reader *r, json_t *object, const char *inside, const char *const *known);
 
-/* root as indented text with a final newline, mem_free()d by the caller; takes root over (NULL: out of memory). */
-tmx_status strict_text(json_t *root, const char *what, char **text, size_t *n_bytes, tmx_error *err);
+/* A whole number is a number, too; not negative unless is_signed. */
+tmx_status strict_get_number(const strict_reader *r, json_t *object, const char *field, bool is_signed, double *number);
+
+/* root as indented text with a final newline, mem_free()d by the caller; takes root over (NULL: out of memory).  n_digits of
+ * fractions: 17 keep every bit. */
+tmx_status strict_text(json_t *root, const char *what, size_t n_digits, char **text, size_t *n_bytes, tmx_error *err);
 /* Atomically: temporary file, fsync, rename. */
 tmx_status strict_write_file(const char *path, const char *text, size_t n_bytes, tmx_error *err);
 

@@ -32,19 +32,6 @@ static const char *const compute_names[] = { "f32", "bf16" };      /* of TMX_COM
 
 /* ---------------------------------------------------------------- JSON -> report */
 
-static tmx_status get_number(const strict_reader *r, json_t *object, const char *field, bool is_signed, double *number)
-{
-    json_t *value = strict_find(object, field);
-    if (value == NULL) return strict_refuse_field(r, field, "missing, expected a number");
-    if (!json_is_number(value)) return strict_refuse_field(r, field, "found %s, expected a number", strict_type_name(value));
-    const double x = json_number_value(value);
-    if (!isfinite(x) || (!is_signed && x < 0)) {
-        return strict_refuse_field(r, field, "found %g, expected a finite number%s", x, is_signed ? "" : ", 0 or more");
-    }
-    *number = x;
-    return TMX_OK;
-}
-
 static tmx_status get_bool(const strict_reader *r, json_t *object, const char *field, bool *is_true)
 {
     json_t *value = strict_find(object, field);
@@ -79,7 +66,7 @@ static tmx_status read_settings(const strict_reader *r, json_t *root, tmx_probe_
     if (strcmp(compute, compute_names[s->compute - TMX_COMPUTE_F32]) != 0) {
         return strict_refuse_field(r, "settings.compute", "found \"%s\", expected \"f32\" or \"bf16\"", compute);
     }
-    TRY(get_number(r, settings, "settings.rope_freq_base", false, &base));
+    TRY(strict_get_number(r, settings, "settings.rope_freq_base", false, &base));
     s->rope_freq_base = (float)base;
     return TMX_OK;
 }
@@ -101,7 +88,7 @@ static tmx_status read_sample(const strict_reader *r, json_t *value, size_t i, t
         TRY(strict_get_count(r, value, field, k == 0 ? 1 : 0, &numbers[k]));
     }
     snprintf(field, sizeof field, "%starget_logit", inside);
-    TRY(get_number(r, value, field, true, &logit));
+    TRY(strict_get_number(r, value, field, true, &logit));
     const tmx_probe_sample sample = { .n_tokens = numbers[0], .target = numbers[1], .top_token = numbers[2], .target_logit = (float)logit };
     if (sample.n_tokens > report->settings.n_tokens) {
         snprintf(field, sizeof field, "%sn_tokens", inside);
@@ -156,7 +143,7 @@ static tmx_status read_layer(const strict_reader *r, json_t *value, int32_t laye
         for (int i = 0; i < N_SUM_FIELDS; i++) {
             double *to = (double *)(void *)((char *)means + section_fields[s].offset + sum_fields[i].offset);
             snprintf(field, sizeof field, "%.40s%s", section_inside, sum_fields[i].name);
-            TRY(get_number(r, section, field, sum_fields[i].is_signed, to));
+            TRY(strict_get_number(r, section, field, sum_fields[i].is_signed, to));
         }
     }
     return TMX_OK;
@@ -339,7 +326,7 @@ static json_t *report_to_json(const tmx_probe_report *report)
 
 tmx_status probe_report_json_text(const tmx_probe_report *report, char **text, size_t *n_bytes, tmx_error *err)
 {
-    return strict_text(report_to_json(report), "probe report", text, n_bytes, err);
+    return strict_text(report_to_json(report), "probe report", 17, text, n_bytes, err);
 }
 
 tmx_status tmx_probe_report_save(const tmx_probe_report *report, const char *path, tmx_error *err)

@@ -84,7 +84,7 @@ static void attend(tmx_session *s, int32_t layer, const row_place *place, const 
         attn_decode(&params, s->pool);
         return;
     }
-    params.pattern = s->plan->layers[layer];
+    params.pattern = plan_layer_pattern(s->plan, layer, place->position + 1);
     const double start = now_ms();
     const tmx_status status = tmx_attention(&params, s->pool, NULL);
     assert(status == TMX_OK);

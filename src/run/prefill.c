@@ -18,23 +18,26 @@ static void product(chunk *c, const matmul_weight *w, const void *x, size_t x_wi
     s->timings.matmul_ms += now_ms() - start;
 }
 
-static void attend(chunk *c)
+/* Segments of the chunk whose prompt the layer treats as `kind`: a plan may leave short prompts dense. */
+static void attend_as(chunk *c, tmx_pattern_kind kind)
 {
     tmx_session *s = c->s;
     const tmx_model_info *m = &s->model->info;
     const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim;
+    tmx_attention_params params = session_attention(s, s->act_type);
     for (int32_t i = 0; i < c->n_segments; i++) {
         const segment *g = &s->segments[i];
-        s->attention_seqs[i] = (tmx_attention_seq){
+        const tmx_pattern pattern = plan_layer_pattern(s->plan, c->layer, g->n_prompt);
+        if (pattern.kind != kind) continue;
+        params.pattern = pattern;
+        s->attention_seqs[params.n_seqs++] = (tmx_attention_seq){
             .q = act_row(s, s->act.q, g->row, n_q), .out = act_row(s, s->act.heads, g->row, n_q),
             .k = kv_view(&s->kv, s->kv.k, c->layer, g->seq), .v = kv_view(&s->kv, s->kv.v, c->layer, g->seq),
             .q_begin = g->q_begin, .n_q = g->n_rows, .n_prompt = g->n_prompt,
         };
     }
-    tmx_attention_params params = session_attention(s, s->act_type);
-    params.pattern = s->plan->layers[c->layer];
+    if (params.n_seqs == 0) return;
     params.seqs = s->attention_seqs;
-    params.n_seqs = c->n_segments;
     params.scratch = s->act.scratch;
     assert(tmx_attention_scratch_bytes(&params, tmx_pool_n_threads(s->pool)) <= s->n_scratch_bytes);
     const double start = now_ms();
@@ -42,6 +45,13 @@ static void attend(chunk *c)
     assert(status == TMX_OK);
     (void)status;
     s->layer_attention_ms[c->layer] += now_ms() - start;
+}
+
+static void attend(chunk *c)
+{
+    const tmx_pattern_kind kind = c->s->plan->layers[c->layer].kind;
+    attend_as(c, kind);
+    if (kind != TMX_PATTERN_DENSE) attend_as(c, TMX_PATTERN_DENSE);
 }
 
 /* Prompts that end in this chunk: their last row through the last layer, and its logits. */
