@@ -3,6 +3,7 @@
 #include "run/session.h"
 #include "tiny_lora.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 
@@ -461,6 +462,44 @@ static void wrong_adapters_are_refused(void **state)
     tiny_model_free(&tiny);
 }
 
+/* Cut anywhere it is refused; changed anywhere it is refused or read, and what is read opens. */
+static void damaged_adapters_never_crash(void **state)
+{
+    (void)state;
+    const tiny_pair pair = { .base = "blk.0.attn_v.weight", .n_out = N_KV, .n_in = TINY_EMBD, .rank = 2, .a_type = BLOCK_F16 };
+    tiny_model tiny;
+    tiny_lora lora = tl_begin(1, 2, (tiny_lora_keys){ 0 });
+    tmx_error err;
+    tiny_model_create(&tiny, 8, true, false);
+    tl_pair(&lora, &pair, 1, NULL);
+    tl_finish(&lora);
+    const int fd = open(lora.path, O_RDWR);
+    unsigned char bytes[1024];
+    const ssize_t n_bytes = read(fd, bytes, sizeof bytes);
+    assert_true(n_bytes > 300 && n_bytes < (ssize_t)sizeof bytes);
+    const tmx_lora given = { lora.path, 1 };
+    const tmx_model_params params = { .compute = TMX_COMPUTE_F32, .loras = &given, .n_loras = 1 };
+    int n_read = 0;
+    for (ssize_t at = 0; at < n_bytes; at++) {
+        tmx_model *model = NULL;
+        assert_int_equal(ftruncate(fd, (off_t)at), 0);
+        assert_int_not_equal(tmx_model_open(&model, tiny.path, &params, NULL, &err), TMX_OK);
+        assert_int_equal(pwrite(fd, bytes, (size_t)n_bytes, 0), n_bytes);
+        for (int bit = 0; bit < 8; bit += 7) {
+            assert_int_equal(pwrite(fd, &(unsigned char){ (unsigned char)(bytes[at] ^ 1u << bit) }, 1, (off_t)at), 1);
+            if (tmx_model_open(&model, tiny.path, &params, NULL, &err) == TMX_OK) {
+                tmx_model_close(model);
+                n_read++;
+            }
+        }
+        assert_int_equal(pwrite(fd, bytes, (size_t)n_bytes, 0), n_bytes);
+    }
+    assert_true(n_read > 0 && n_read < 2 * n_bytes);
+    close(fd);
+    tl_remove(&lora);
+    tiny_model_free(&tiny);
+}
+
 static void wrong_arguments_are_refused(void **state)
 {
     (void)state;
@@ -512,6 +551,7 @@ int main(void)
         cmocka_unit_test(order_and_threads_change_no_bit),
         cmocka_unit_test(plans_do_not_mix),
         cmocka_unit_test(wrong_adapters_are_refused),
+        cmocka_unit_test(damaged_adapters_never_crash),
         cmocka_unit_test(wrong_arguments_are_refused),
         cmocka_unit_test(a_right_adapter_does_not_help_a_wrong_one),
     };
