@@ -441,7 +441,8 @@ static void wrong_adapters_are_refused(void **state)
           .tensors = { { A, 4, TINY_EMBD, 0, NAN }, RIGHT_B } },
         { TMX_E_NUMERIC, "tensor '" B "' (F32): element 0, block at byte 1088: infinity",
           .tensors = { RIGHT_A, { B, N_Q, 4, 0, INFINITY } } },
-        { TMX_E_NUMERIC, "scale 2 * alpha 3e+38 is beyond f32", .tensors = { { A, 1, TINY_EMBD, 0, 0 }, { B, N_Q, 1, 0, 0 } }, .alpha = 3e38f },
+        { TMX_E_NUMERIC, "scale 2 * alpha 3e+38 is beyond f32",
+          .tensors = { { A, 1, TINY_EMBD, 0, 0 }, { B, N_Q, 1, 0, 0 } }, .alpha = 3e38f },
     };
     tiny_model tiny;
     tiny_model_create(&tiny, 5, true, false);

@@ -96,7 +96,8 @@ static bool ends_with(const char *name, const char *suffix)
     return n > SUFFIX_BYTES && memcmp(name + n - SUFFIX_BYTES, suffix, SUFFIX_BYTES) == 0;
 }
 
-static tmx_status refuse_shape(const tmx_file *file, const gguf_tensor *t, const char *expected, const gguf_tensor *base, tmx_error *err)
+static tmx_status refuse_shape(const tmx_file *file, const gguf_tensor *t, const char *expected, const gguf_tensor *base,
+                               tmx_error *err)
 {
     char found[64], model[64];
     tensor_shape_text(found, t->n_dims, t->shape);
@@ -351,7 +352,9 @@ tmx_status lora_set_merge(const lora_set *set, tmx_file *model, tmx_compute comp
     size_t n_bytes = 0;
     *memory = NULL;
     if (set == NULL || set->n_pairs == 0) return TMX_OK;
-    for (int32_t i = 0; i < set->n_pairs; i = group_end(set, i)) n_bytes += align_up(n_weights(set->pairs[i].base) * size, MEM_ALIGN);
+    for (int32_t i = 0; i < set->n_pairs; i = group_end(set, i)) {
+        n_bytes += align_up(n_weights(set->pairs[i].base) * size, MEM_ALIGN);
+    }
     char *at = *memory = mem_alloc(n_bytes, 1);
     if (at == NULL) return refuse(err, TMX_E_MEMORY, "out of memory for %zu bytes of merged weights", n_bytes);
     for (int32_t i = 0, end; i < set->n_pairs; i = end) {

@@ -289,7 +289,8 @@ tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa)
 }
 
 /* Adapters are read, hashed, merged and closed: what comes after sees merged tensors in the file's table. */
-static tmx_status open_adapters(tmx_model *m, const lora_set *loras, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
+static tmx_status open_adapters(tmx_model *m, const lora_set *loras, const tmx_model_params *params, tmx_pool *pool,
+                                tmx_error *err)
 {
     fingerprint(m, loras);
     m->info = (tmx_model_info){ .architecture = m->tensors.family->architecture, .name = m->tensors.name, .fingerprint = m->fingerprint };
