@@ -4,6 +4,7 @@
 #include "report.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* What of a model a plan needs.  A plan file names the exact model, which only opening it tells. */
 typedef struct plan_target {
@@ -19,7 +20,7 @@ static int open_target(plan_target *t, const plan_options *o)
     tmx_lora loras[MAX_TEXTS];
     tmx_model_params params = { 0 };
     model_choose(&o->changes, loras, &params);
-    if (o->output == NULL) {
+    if (o->output == NULL && o->probe == NULL) {
         if (tmx_file_open(&t->file, o->model, &err) != TMX_OK) return complain_error(&err);
         return tmx_model_probe_file(t->file, &params, &t->info, &err) == TMX_OK ? 0 : complain_error(&err);
     }
@@ -85,11 +86,49 @@ static void print_savings(const tmx_plan *plan, const tmx_model_info *info)
     if (is_beyond) printf("* longer than the model's context of %d tokens\n", info->n_ctx_max);
 }
 
+/* "random:7" -> TMX_ORDER_RANDOM and 7 */
+static int parse_order(const char *text, tmx_probe_order *order, uint64_t *seed)
+{
+    static const char *const names[] = { "gradient", "deepest", "shallowest", "random", "worst" };
+    static const char random[] = "random:";
+    int64_t n;
+    *seed = 0;
+    for (int i = 0; i < 5; i++) {
+        if (i == TMX_ORDER_RANDOM || strcmp(text, names[i]) != 0) continue;
+        *order = (tmx_probe_order)i;
+        return 0;
+    }
+    if (strncmp(text, random, sizeof random - 1) == 0 && parse_integer(text + sizeof random - 1, &n) && n >= 0) {
+        *order = TMX_ORDER_RANDOM;
+        *seed = (uint64_t)n;
+        return 0;
+    }
+    return complain(EXIT_USAGE, "option --order: '%s' is not one of gradient, deepest, shallowest, random:SEED, worst", text);
+}
+
+static int plan_from_probe(const plan_options *o, const tmx_model_info *info, tmx_plan **plan)
+{
+    tmx_probe_report *report = NULL;
+    tmx_probe_order order = TMX_ORDER_GRADIENT;
+    tmx_error err;
+    uint64_t seed = 0;
+    const int code = o->order != NULL ? parse_order(o->order, &order, &seed) : 0;
+    if (code != 0) return code;
+    if (o->n_layers > info->n_layers) {
+        return complain(EXIT_USAGE, "option --layers: %d of a model of %d layers", o->n_layers, info->n_layers);
+    }
+    tmx_status status = tmx_probe_report_open(&report, o->probe, info, &err);
+    if (status == TMX_OK) status = tmx_probe_report_plan(plan, report, info, order, seed, o->n_layers, &err);
+    tmx_probe_report_free(report);
+    if (status == TMX_OK) status = tmx_plan_set_sizes(*plan, o->plan.n_sink, o->plan.n_window, o->plan.n_last, &err);
+    return status == TMX_OK ? 0 : complain_error(&err);
+}
+
 static int show_and_save(const plan_options *o, const plan_target *t)
 {
     tmx_plan *plan = NULL;
     tmx_error err;
-    int code = plan_choose(&o->plan, &t->info, &plan);
+    int code = o->probe != NULL ? plan_from_probe(o, &t->info, &plan) : plan_choose(&o->plan, &t->info, &plan);
     if (code == 0 && o->note != NULL && tmx_plan_set_note(plan, o->note, &err) != TMX_OK) code = complain_error(&err);
     if (code == 0 && o->output != NULL && tmx_plan_save(plan, o->output, &err) != TMX_OK) code = complain_error(&err);
     if (code == 0) {

@@ -165,6 +165,14 @@ static const option_spec plan_rows[] = {
       .help = "model file (GGUF) the plan is for" },
     MODEL_ROWS(plan_options),
     PLAN_ROWS(plan_options),
+    { .group = "Plan from a probe", .name = "probe", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(probe),
+      .help = "choose the triangle layers by this report of tmx probe, instead of --plan" },
+    { .group = "Plan from a probe", .name = "layers", .argument = "K", .kind = OPTION_COUNT, .max = 1024, .initial = -1,
+      .fallback = "", AT(n_layers),
+      .help = "with --probe: how many layers become triangle" },
+    { .group = "Plan from a probe", .name = "order", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "gradient", AT(order),
+      .help = "with --probe: which layers first: gradient (smallest Middle gradient), or for comparison deepest, shallowest, "
+              "random:SEED, worst (largest Middle gradient)" },
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(output),
       .help = "write the plan to FILE as JSON, tied to this model; the file appears whole or not at all" },
@@ -179,11 +187,12 @@ static const command_example plan_examples[] = {
     { "what a plan saves", "tmx plan -m model.gguf --plan triangle:10-29" },
     { "keep it",
       "tmx plan -m model.gguf --plan triangle:10-29 --window 1024 -o model.plan.json --note 'needle test, 32K'" },
+    { "the 16 layers that lose least by a probe", "tmx plan -m model.gguf --probe probe.json --layers 16 -o model.plan.json" },
 };
 
 const command plan_command = {
     .name = "plan",
-    .usage = "-m MODEL --plan SPEC [options]",
+    .usage = "-m MODEL (--plan SPEC | --probe FILE --layers K) [options]",
     .summary = "show what a plan computes in every layer and what it saves; write plan files",
     .description =
         "Shows the pattern of every layer and, for prompts of 2K to 128K tokens, how many query-key pairs the plan "
@@ -191,6 +200,85 @@ const command plan_command = {
         "change.",
     .options = plan_rows, .n_options = COUNT(plan_rows),
     .examples = plan_examples, .n_examples = COUNT(plan_examples),
+};
+
+#undef AT
+
+/* ---------------------------------------------------------------- tmx probe */
+
+#define AT(member) .offset = offsetof(probe_options, member)
+
+static const option_spec probe_rows[] = {
+    { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
+      AT(model),
+      .help = "model file (GGUF)" },
+    { .group = "Input", .name = "kind", .argument = PROBE_KINDS, .kind = OPTION_CHOICE, .choices = PROBE_KINDS, AT(kind),
+      .help = "prompts to make: a value asked for among records of UUIDs, among records of words and numbers, or a number planted "
+              "in a text; auto takes the first of the three that the model answers in more than half of 8 prompts" },
+    { .group = "Input", .name = "samples", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 100000, .initial = 100,
+      AT(n_samples),
+      .help = "prompts to run, or with --prompts at most" },
+    { .group = "Input", .name = "tokens", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 1048576, .initial = -1,
+      .fallback = "2000, or the longest prompt of --prompts", AT(n_tokens),
+      .help = "length of a prompt; made prompts are as long as fits" },
+    { .group = "Input", .name = "seed", .argument = "N", .kind = OPTION_INTEGER, .max = 4294967295.0, .initial = 42, AT(seed),
+      .help = "seed of the prompts" },
+    { .group = "Input", .name = "prompts", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(prompts),
+      .help = "your own prompts: one JSON object on a line, {\"prompt\": ..., \"answer\": ...}, taken as they are, special tokens "
+              "parsed; the answer follows the prompt directly" },
+    { .group = "Input", .name = "correct-only", .kind = OPTION_SWITCH, AT(is_correct_only),
+      .help = "leave samples out of the means that the dense model answers wrongly (its first token is not the answer's)" },
+
+    { .group = "Sections", .name = "sink", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = TMX_PROBE_SINK,
+      AT(n_sink),
+      .help = "first tokens of the streaming section" },
+    { .group = "Sections", .name = "window", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = MAX_TOKENS,
+      .initial = TMX_PROBE_WINDOW, AT(n_window),
+      .help = "tokens of the window of the streaming section, the row's own token counted" },
+    { .group = "Sections", .name = "last", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = TMX_PROBE_LAST,
+      AT(n_last),
+      .help = "rows of the last section; Middle is what is left" },
+
+    { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT,
+      .max = MAX_THREADS, AT(n_threads),
+      .help = "worker threads; 0 = one for every core; results never depend on it" },
+    { .group = "Machine", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
+      AT(compute),
+      .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" },
+    { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
+      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
+    { .group = "Machine", .name = "rope-freq-base", .argument = "F", .kind = OPTION_NUMBER, .max = 1e12,
+      AT(rope_freq_base),
+      .help = "RoPE base frequency; 0 = the model's; a value also lifts the limit that the model's context sets" },
+
+    { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(output),
+      .help = "write the report to FILE as JSON after every sample; tmx plan --probe reads it" },
+    { .group = "Output", .name = "resume", .kind = OPTION_SWITCH, AT(is_resumed),
+      .help = "go on with the report in -o if there is one: the same numbers as a run that was never interrupted" },
+    { .group = "Output", .name = "svg", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(picture),
+      .help = "draw gradient and attention of each layer and section to FILE" },
+    { .group = "Output", .letter = 'q', .name = "quiet", .kind = OPTION_SWITCH, AT(is_quiet),
+      .help = "say nothing on standard error but errors" },
+};
+
+static const command_example probe_examples[] = {
+    { "measure, then take the 16 layers that lose least", "tmx probe -m model.gguf -o probe.json --svg probe.svg" },
+    { "a first look, a minute or two", "tmx probe -m model.gguf --samples 5" },
+    { "go on after Ctrl-C", "tmx probe -m model.gguf -o probe.json --resume" },
+};
+
+const command probe_command = {
+    .name = "probe",
+    .usage = "-m MODEL [-o FILE] [options]",
+    .summary = "measure which layers can lose their Middle Q-K: the gradient of the answer by attention",
+    .description =
+        "Runs prompts whose answer stands somewhere in the middle, and by an exact backward pass finds how much the answer's logit "
+        "changes with the attention of every layer, in three sections: streaming (first tokens and a sliding window), last rows, "
+        "and Middle, which a triangle layer drops. Layers are ordered by the mean size of the Middle gradient.\n"
+        "Ctrl-C keeps what is done: the samples so far are reported and stay in the file of -o. A sample costs about three dense "
+        "prefills of its length. docs/probe.md has the formulas.",
+    .options = probe_rows, .n_options = COUNT(probe_rows),
+    .examples = probe_examples, .n_examples = COUNT(probe_examples),
 };
 
 #undef AT
@@ -292,8 +380,22 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
 {
     if (o->list_presets) return true;
     if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
-    if (o->plan.spec == NULL) return refuse_line(why, size, "no plan: give --plan SPEC");
+    if (o->plan.spec == NULL && o->probe == NULL) {
+        return refuse_line(why, size, "no plan: give --plan SPEC, or --probe FILE and --layers K");
+    }
+    if (o->plan.spec != NULL && o->probe != NULL) return refuse_line(why, size, "give only one of --plan and --probe");
+    if (o->probe != NULL && o->n_layers < 0) return refuse_line(why, size, "option --probe needs --layers K");
+    if (o->probe == NULL && o->n_layers >= 0) return refuse_line(why, size, "option --layers needs --probe FILE");
+    if (o->probe == NULL && o->order != NULL) return refuse_line(why, size, "option --order needs --probe FILE");
     if (o->note != NULL && o->output == NULL) return refuse_line(why, size, "option --note needs -o FILE");
+    return true;
+}
+
+bool probe_options_check(const probe_options *o, char *why, size_t size)
+{
+    if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
+    if (o->prompts != NULL && o->kind != 0) return refuse_line(why, size, "give only one of --prompts and --kind");
+    if (o->is_resumed && o->output == NULL) return refuse_line(why, size, "option --resume needs -o FILE");
     return true;
 }
 

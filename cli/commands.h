@@ -45,9 +45,26 @@ typedef struct plan_options {
     const char *model;
     model_changes changes;
     plan_choice plan;
+    const char *probe, *order;     /* order NULL = gradient */
+    int32_t n_layers;              /* -1 = not given */
     const char *output, *note;
     bool list_presets;
 } plan_options;
+
+typedef struct probe_options {
+    const char *model;
+    const char *prompts;           /* a file of our own prompts; NULL = generated */
+    int32_t kind;                  /* index into PROBE_KINDS */
+    int32_t n_samples, n_tokens;   /* n_tokens -1 = 2000, or the longest of the file */
+    int64_t seed;
+    bool is_correct_only;
+    int32_t n_sink, n_window, n_last;      /* of the sections */
+    int32_t n_threads, compute;
+    const char *isa;
+    double rope_freq_base;
+    const char *output, *picture;
+    bool is_resumed, is_quiet;
+} probe_options;
 
 typedef struct inspect_options {
     const char *model;
@@ -57,16 +74,21 @@ typedef struct inspect_options {
     int32_t compute, cache_type;
 } inspect_options;
 
-extern const command run_command, plan_command, inspect_command;
+/* What --kind of tmx probe takes; auto chooses among the others, the hardest first. */
+#define PROBE_KINDS "auto|kv-uuid|kv-number|passkey"
+
+extern const command run_command, plan_command, probe_command, inspect_command;
 
 /* Rules that span options.  false: `why` holds one line. */
 bool run_options_check(const run_options *o, char *why, size_t size);
 bool plan_options_check(const plan_options *o, char *why, size_t size);
+bool probe_options_check(const probe_options *o, char *why, size_t size);
 bool inspect_options_check(const inspect_options *o, char *why, size_t size);
 
 /* Each returns the exit code of the program. */
 int run_main(const run_options *o);
 int plan_main(const plan_options *o);
+int probe_main(const probe_options *o);
 int inspect_main(const inspect_options *o);
 
 #endif

@@ -25,7 +25,7 @@ static int split(char *line, char *argv[MAX_ARGS])
 typedef struct parsed {
     options_result result;
     char line[4096], why[512];
-    union { run_options run; plan_options plan; inspect_options inspect; } v;
+    union { run_options run; plan_options plan; probe_options probe; inspect_options inspect; } v;
 } parsed;
 
 static parsed *parse(const command *c, const char *line)
@@ -222,7 +222,7 @@ static void options_that_need_or_exclude_each_other(void **state)
 
 /* ---------------------------------------------------------------- tables */
 
-static const command *const all[] = { &run_command, &plan_command, &inspect_command };
+static const command *const all[] = { &run_command, &plan_command, &probe_command, &inspect_command };
 enum { N_ALL = sizeof all / sizeof all[0] };
 
 static void scaled_texts_share_one_list(void **state)
