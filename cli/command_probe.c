@@ -5,7 +5,6 @@
 #include "report.h"
 #include "signals.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -79,7 +78,7 @@ static int open_probe(prober *p, int32_t n_tokens)
 
 /* ---------------------------------------------------------------- which prompts */
 
-/* How many of the first samples of the prompts the dense model answers. */
+/* How many of the first samples the dense model begins to answer right. */
 static int count_answered(prober *p, int32_t n_trials, int32_t *n_answered)
 {
     tmx_error err;
@@ -97,7 +96,7 @@ static int count_answered(prober *p, int32_t n_trials, int32_t *n_answered)
     return 0;
 }
 
-/* The hardest kind that is answered in more than half of the trials, or else the one answered most often. */
+/* The hardest kind of which more than half of the trials are right, or else the one with the most. */
 static int choose_kind(prober *p, int32_t n_tokens)
 {
     int best = 0;
@@ -118,7 +117,7 @@ static int choose_kind(prober *p, int32_t n_tokens)
         n_best = n_answered;
         best = i;
     }
-    if (!p->options->is_quiet) fprintf(stderr, "prompts of kind %s: the dense model answers %s\n", kinds[best], tried);
+    if (!p->options->is_quiet) fprintf(stderr, "prompts of kind %s; answers begun right: %s\n", kinds[best], tried);
     return probe_prompts_generate(&p->prompts, kinds[best], n_tokens, p->options->seed, p->model);
 }
 
@@ -142,7 +141,8 @@ static int choose_prompts(prober *p)
         if (code == 0 && p->prompts.n_samples < p->n_samples) p->n_samples = p->prompts.n_samples;
         return code != 0 ? code : open_probe(p, p->prompts.n_tokens);
     }
-    code = open_probe(p, n_tokens);
+    code = probe_prompts_check_length("option --tokens", n_tokens, &p->sections);
+    if (code == 0) code = open_probe(p, n_tokens);
     if (code != 0) return code;
     if (o->kind == 0 && !is_generated(resumed)) return choose_kind(p, n_tokens);
     return probe_prompts_generate(&p->prompts, o->kind != 0 ? kinds[o->kind - 1] : resumed, n_tokens, o->seed, p->model);
@@ -218,8 +218,12 @@ static int run_sample(prober *p, int32_t i)
     tmx_probe_result result;
     tmx_error err;
     const double start_ms = clock_ms();
-    const int code = probe_prompts_get(&p->prompts, i, &sample);
-    if (code != 0) return code;
+    int code = probe_prompts_get(&p->prompts, i, &sample);
+    if (code == 0) code = probe_prompts_check_length("probe", sample.n_ids, &p->sections);
+    if (code != 0) {
+        probe_sample_free(&sample);
+        return code;
+    }
     tmx_status status = tmx_probe_run(p->probe, sample.ids, sample.n_ids, sample.target, p->layers, &result, &err);
     if (status == TMX_OK) {
         const tmx_probe_sample done = { .n_tokens = sample.n_ids, .target = sample.target, .top_token = result.top_token,

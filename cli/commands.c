@@ -214,7 +214,7 @@ static const option_spec probe_rows[] = {
       .help = "model file (GGUF)" },
     { .group = "Input", .name = "kind", .argument = PROBE_KINDS, .kind = OPTION_CHOICE, .choices = PROBE_KINDS, AT(kind),
       .help = "prompts to make: a value asked for among records of UUIDs, among records of words and numbers, or a number planted "
-              "in a text; auto takes the first of the three that the model answers in more than half of 8 prompts" },
+              "in a text; auto takes the first of the three of which the dense model begins more than half of 8 answers right" },
     { .group = "Input", .name = "samples", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 100000, .initial = 100,
       AT(n_samples),
       .help = "prompts to run, or with --prompts at most" },

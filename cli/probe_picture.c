@@ -35,7 +35,7 @@ static void print_facts(FILE *out, const tmx_probe_report *report, const tmx_mod
     fprintf(out, ", %d layers\n%-12s", info->n_layers, "prompts");
     print_safe(out, s->source);
     fprintf(out, ", %d of %d samples, %d-%d tokens, seed %lld\n", n, s->n_samples, least, most, (long long)s->seed);
-    fprintf(out, "%-12s%d of %d by the dense model (%.0f %%)%s\n", "answered", n_correct, n, 100.0 * n_correct / n,
+    fprintf(out, "%-12sthe dense model begins %d of %d answers right (%.0f %%)%s\n", "answers", n_correct, n, 100.0 * n_correct / n,
             s->is_correct_only ? "; means over these" : "");
     fprintf(out, "%-12ssink %d, window %d, last %d\n\n", "sections", s->sections.n_sink, s->sections.n_window, s->sections.n_last);
 }
@@ -164,10 +164,11 @@ static void draw_panel(panel *p)
     for (int s = N_SECTIONS - 1; s >= 0; s--) draw_series(p, s);
 }
 
-/* Text between tags: the bytes of a name from a model file. */
+/* Text between tags: the bytes of a name from a model file, cut before they reach the legend. */
 static void put_escaped(FILE *out, const char *text)
 {
-    for (; *text != '\0'; text++) {
+    enum { MAX_SHOWN = 36 };
+    for (int i = 0; text[0] != '\0' && i < MAX_SHOWN; i++, text++) {
         const unsigned char c = (unsigned char)*text;
         if (c == '<') fputs("&lt;", out);
         else if (c == '>') fputs("&gt;", out);

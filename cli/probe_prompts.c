@@ -94,17 +94,24 @@ static int sample_of_line(const line_place *at, const tmx_model *model, const ch
     return code;
 }
 
-static int check_length(const line_place *at, const probe_sample *s, int32_t n_tokens, const tmx_probe_sections *sections)
+int probe_prompts_check_length(const char *what, int32_t n_tokens, const tmx_probe_sections *sections)
 {
     tmx_probe_cells cells;
     tmx_error err;
+    if (tmx_probe_count_cells(sections, n_tokens, &cells, &err) != TMX_OK) return complain_error(&err);
+    if (cells.middle > 0) return 0;
+    return complain(EXIT_INPUT, "%s: a prompt of %d tokens has no Middle section beside sink %d, window %d and last %d", what, n_tokens,
+                    sections->n_sink, sections->n_window, sections->n_last);
+}
+
+static int check_length(const line_place *at, const probe_sample *s, int32_t n_tokens, const tmx_probe_sections *sections)
+{
+    char what[512];
     if (n_tokens > 0 && s->n_ids > n_tokens) {
         return complain(EXIT_INPUT, "%s:%d: the prompt has %d tokens, --tokens says at most %d", at->path, at->line, s->n_ids, n_tokens);
     }
-    if (tmx_probe_count_cells(sections, s->n_ids, &cells, &err) != TMX_OK) return complain_error(&err);
-    if (cells.middle > 0) return 0;
-    return complain(EXIT_INPUT, "%s:%d: a prompt of %d tokens has no Middle section beside sink %d, window %d and last %d", at->path,
-                    at->line, s->n_ids, sections->n_sink, sections->n_window, sections->n_last);
+    snprintf(what, sizeof what, "%s:%d", at->path, at->line);
+    return probe_prompts_check_length(what, s->n_ids, sections);
 }
 
 static uint64_t hash_line(uint64_t hash, const char *line, size_t n_bytes)     /* FNV-1a */

@@ -96,14 +96,23 @@ refused "adapter scale a word"    1 "--lora-scaled: 'y' is not a number"        
 refused "adapter scale 0"         1 "--lora-scaled: 0 is out of range"                run -m x -p y --lora-scaled f 0
 refused "plan: no model"          1 "no model"                                        plan --plan dense
 refused "plan: no plan"           1 "no plan"                                         plan -m x
+refused "plan: two sources"       1 "only one of --plan and --probe"                  plan -m x --plan dense --probe y --layers 1
+refused "plan: no layers"         1 "--probe needs --layers"                          plan -m x --probe y
+refused "plan: layers alone"      1 "--layers needs --probe"                          plan -m x --plan dense --layers 3
+refused "plan: order alone"       1 "--order needs --probe"                           plan -m x --plan dense --order worst
+refused "probe: no model"         1 "no model"                                        probe -o x
+refused "probe: nothing to resume" 1 "--resume needs -o"                              probe -m x --resume
+refused "probe: two sources"      1 "only one of --prompts and --kind"                probe -m x --prompts y --kind passkey
+refused "probe: no samples"       1 "--samples: 0 is out of range 1\.\."              probe -m x --samples 0
+refused "probe: model missing"    2 "nowhere.gguf"                                    probe -m "$tmp/nowhere.gguf"
 refused "plan: note without file" 1 "--note needs -o"                                 plan -m x --plan dense --note n
 refused "inspect: no model"       1 "no model"                                        inspect
 refused "inspect: two models"     1 "-m/--model given twice"                          inspect a b
 
 run
 verdict "no arguments" "$([ "$code" = 1 ] && grep -q '^Usage' "$tmp/err" && echo yes)" "exit code $code, expected 1"
-for arguments in --help "run --help" "run -h" "plan --help" "inspect --help" --man "run --man" "plan --man" \
-                 "inspect --man"; do
+for arguments in --help "run --help" "run -h" "plan --help" "probe --help" "inspect --help" --man "run --man" "plan --man" \
+                 "probe --man" "inspect --man"; do
     # shellcheck disable=SC2086
     fine "tmx $arguments" $arguments
     printed "tmx $arguments" '^(Usage|\.TH)'
@@ -181,6 +190,49 @@ model_tests() {
     refused "plan: folder missing"     2 "nowhere" plan -m "$model" --plan dense -o "$tmp/nowhere/plan.json"
     sed 's/"architecture": "llama"/"architecture": "qwen3"/' "$tmp/plan.json" >"$tmp/other.json"
     refused "plan: of another model"   2 "made for qwen3" run -m "$model" -p x --plan "$tmp/other.json"
+
+    # the gradient probe: a report, the same one in two sittings, the plan it leads to, prompts of one's own
+    local probe=(probe -q -m "$model" --tokens 400 --kind passkey)
+    fine "probe" "${probe[@]}" --samples 2 -o "$tmp/whole.json" --svg "$tmp/probe.svg"
+    printed "probe: samples" '^prompts +passkey, 2 of 2 samples, '
+    printed "probe: last layer first" '^  29 '
+    verdict "probe: picture" "$(tail -n 1 "$tmp/probe.svg" | grep -qx '</svg>' && echo yes)" "no picture"
+    fine "probe, one sample" "${probe[@]}" --samples 1 -o "$tmp/parts.json"
+    fine "probe, one thread, resumed" "${probe[@]}" --samples 2 -o "$tmp/parts.json" --resume -t 1
+    verdict "probe, resumed" "$(cmp -s "$tmp/whole.json" "$tmp/parts.json" && echo yes)" "another report"
+    refused "probe, resumed with other sections" 1 "measured with other sections" "${probe[@]}" -o "$tmp/parts.json" --resume --last 5
+    refused "probe: file cannot be written" 2 "nowhere" "${probe[@]}" -o "$tmp/nowhere/p.json"
+    refused "probe: no room for a Middle" 2 "no Middle section" probe -q -m "$model" --tokens 300 --kind passkey --samples 1 --window 290
+    # jobs in the background of a script ignore SIGINT unless told otherwise
+    env --default-signal=INT timeout --preserve-status 120 "$tmx" "${probe[@]}" --samples 5000 -o "$tmp/cut.json" >"$tmp/out" 2>"$tmp/err" &
+    for _ in $(seq 600); do
+        grep -qs '^  "n_samples": [1-9]' "$tmp/cut.json" && break
+        sleep 0.1
+    done
+    kill -INT $!
+    wait $!
+    code=$?
+    check "probe interrupted" 130 "interrupted"
+    fine "plan from an interrupted probe" plan -m "$model" --probe "$tmp/cut.json" --layers 4 -o "$tmp/probe.plan.json"
+    fine "plan from a probe, read back" plan -m "$model" --plan "$tmp/probe.plan.json"
+    printed "plan from a probe, read back" '^note: tmx probe: 4 of 30 layers, smallest Middle gradient first;'
+    fine "plan, deepest" plan -m "$model" --probe "$tmp/whole.json" --layers 4 --order deepest --window 99
+    printed "plan, deepest" '^triangle 26-29 \(sink 8, window 99, last 128\), dense 0-25$'
+    refused "plan: unknown order" 1 "'best' is not one of" plan -m "$model" --probe "$tmp/whole.json" --layers 4 --order best
+    refused "plan: too many layers" 1 "31 of a model of 30 layers" plan -m "$model" --probe "$tmp/whole.json" --layers 31
+    sed 's/"fingerprint": "./"fingerprint": "0/' "$tmp/whole.json" >"$tmp/other.json"
+    refused "plan: another model's probe" 2 "made for the model file with fingerprint" \
+        plan -m "$model" --probe "$tmp/other.json" --layers 4
+    n=$(seq -s ' ' 300)
+    printf '{"prompt": "%s The capital of France is", "answer": " Paris"}\n' "$n" >"$tmp/own.jsonl"
+    fine "probe, own prompts" probe -q -m "$model" --prompts "$tmp/own.jsonl"
+    printed "probe, own prompts" 'begins 1 of 1 answers right'
+    printf '{"prompt": "x"}\n' >>"$tmp/own.jsonl"
+    refused "probe, a wrong line" 2 'own.jsonl:2: expected \{"prompt"' probe -q -m "$model" --prompts "$tmp/own.jsonl"
+    printf '{"prompt": "x"\n' >"$tmp/own.jsonl"
+    refused "probe, no JSON" 2 "own.jsonl:1:" probe -q -m "$model" --prompts "$tmp/own.jsonl"
+    printf '{"prompt": "The capital", "answer": ""}\n' >"$tmp/own.jsonl"
+    refused "probe, no answer" 2 "own.jsonl:1: the answer adds no token" probe -q -m "$model" --prompts "$tmp/own.jsonl"
 
     fine "answer" "${quiet[@]}" -p "$capital" -n 1
     same "answer" " Paris"
