@@ -1,4 +1,5 @@
 #include "commands.h"
+#include "model_choice.h"
 #include "probe_picture.h"
 #include "probe_prompts.h"
 #include "progress.h"
@@ -59,7 +60,9 @@ static int open_model(prober *p)
 {
     const probe_options *o = p->options;
     tmx_error err;
+    tmx_lora loras[MAX_TEXTS];
     tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning };
+    model_choose(&o->changes, loras, &params);
     if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
     if (tmx_pool_create(&p->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);
     if (tmx_model_open(&p->model, o->model, &params, p->pool, &err) != TMX_OK) return complain_error(&err);
@@ -69,10 +72,8 @@ static int open_model(prober *p)
 
 static int open_probe(prober *p, int32_t n_tokens)
 {
-    const probe_options *o = p->options;
     tmx_error err;
-    const tmx_probe_params params = { .n_tokens = n_tokens, .sections = p->sections, .rope_freq_base = (float)o->rope_freq_base,
-                                      .progress = on_progress, .progress_ctx = p };
+    const tmx_probe_params params = { .n_tokens = n_tokens, .sections = p->sections, .progress = on_progress, .progress_ctx = p };
     return tmx_probe_create(&p->probe, p->model, p->pool, &params, &err) == TMX_OK ? 0 : complain_error(&err);
 }
 
@@ -154,8 +155,7 @@ static tmx_probe_settings settings_of(const prober *p)
 {
     const probe_options *o = p->options;
     tmx_probe_settings s = { .sections = p->sections, .n_tokens = p->prompts.n_tokens, .n_samples = p->n_samples, .seed = o->seed,
-                             .is_correct_only = o->is_correct_only, .compute = tmx_model_compute(p->model),
-                             .rope_freq_base = (float)o->rope_freq_base };
+                             .is_correct_only = o->is_correct_only, .compute = tmx_model_compute(p->model) };
     memcpy(s.source, p->prompts.source, sizeof s.source);
     return s;
 }
@@ -174,7 +174,6 @@ static int check_resumed(const prober *p)
     if (a->seed != b.seed && p->options->prompts == NULL) return refuse_other(p, "--seed");
     if (a->is_correct_only != b.is_correct_only) return refuse_other(p, "--correct-only");
     if (a->compute != b.compute) return refuse_other(p, "--compute");
-    if (a->rope_freq_base != b.rope_freq_base) return refuse_other(p, "--rope-freq-base");
     if (memcmp(&a->sections, &b.sections, sizeof b.sections) != 0) return refuse_other(p, "sections");
     return 0;
 }

@@ -212,6 +212,7 @@ static const option_spec probe_rows[] = {
     { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(model),
       .help = "model file (GGUF)" },
+    MODEL_ROWS(probe_options),
     { .group = "Input", .name = "kind", .argument = PROBE_KINDS, .kind = OPTION_CHOICE, .choices = PROBE_KINDS, AT(kind),
       .help = "prompts to make: a value asked for among records of UUIDs, among records of words and numbers, or a number planted "
               "in a text; auto takes the first of the three of which the dense model begins more than half of 8 answers right" },
@@ -247,9 +248,6 @@ static const option_spec probe_rows[] = {
       .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" },
     { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
       .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
-    { .group = "Machine", .name = "rope-freq-base", .argument = "F", .kind = OPTION_NUMBER, .max = 1e12,
-      AT(rope_freq_base),
-      .help = "RoPE base frequency; 0 = the model's; a value also lifts the limit that the model's context sets" },
 
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(output),
       .help = "write the report to FILE as JSON after every sample; tmx plan --probe reads it" },

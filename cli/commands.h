@@ -53,6 +53,7 @@ typedef struct plan_options {
 
 typedef struct probe_options {
     const char *model;
+    model_changes changes;
     const char *prompts;           /* a file of our own prompts; NULL = generated */
     int32_t kind;                  /* index into PROBE_KINDS */
     int32_t n_samples, n_tokens;   /* n_tokens -1 = 2000, or the longest of the file */
@@ -61,7 +62,6 @@ typedef struct probe_options {
     int32_t n_sink, n_window, n_last;      /* of the sections */
     int32_t n_threads, compute;
     const char *isa;
-    double rope_freq_base;
     const char *output, *picture;
     bool is_resumed, is_quiet;
 } probe_options;

@@ -380,7 +380,6 @@ TMX_API tmx_status tmx_probe_count_cells(const tmx_probe_sections *sections, int
 typedef struct tmx_probe_params {
     int32_t n_tokens;              /* longest prompt; 0 = 2048 */
     tmx_probe_sections sections;   /* n_window 0 = all three at their defaults, 64, 128, 128 */
-    float rope_freq_base;          /* 0 = the model's; a value > 0 also lifts the limit on n_tokens */
     bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */
     void *progress_ctx;
 } tmx_probe_params;
@@ -427,7 +426,6 @@ typedef struct tmx_probe_settings {        /* what was measured, for whoever rea
     int64_t seed;                  /* >= 0 */
     bool is_correct_only;          /* means leave out samples whose top token is not the target */
     tmx_compute compute;           /* F32 or BF16 */
-    float rope_freq_base;          /* 0 = the model's */
 } tmx_probe_settings;
 
 typedef struct tmx_probe_sample {

@@ -130,16 +130,12 @@ static tmx_type act_type_of(tmx_compute compute) { return compute == TMX_COMPUTE
 static tmx_status resolve_params(const tmx_model_info *m, const tmx_probe_params *given, tmx_probe_params *p, tmx_error *err)
 {
     *p = given != NULL ? *given : (tmx_probe_params){ 0 };
-    if (!isfinite(p->rope_freq_base) || p->rope_freq_base < 0) {
-        return refuse(err, TMX_E_ARG, "rope_freq_base: %g is not a positive number", (double)p->rope_freq_base);
-    }
-    const int32_t limit = p->rope_freq_base > 0 ? MAX_TOKENS : min_i32(m->n_ctx_train, MAX_TOKENS);
+    const int32_t limit = min_i32(m->n_ctx_max, MAX_TOKENS);
     if (p->n_tokens == 0) p->n_tokens = min_i32(DEFAULT_TOKENS, limit);
     if (p->n_tokens < 1 || p->n_tokens > limit) {
-        return refuse(err, TMX_E_ARG, "probe: prompts of %d tokens asked for, the model has a context of %d (a RoPE base of your "
-                      "own lifts the limit to %d)", p->n_tokens, m->n_ctx_train, MAX_TOKENS);
+        return refuse(err, TMX_E_ARG, "probe: prompts of %d tokens asked for, the limit is %d (the model's context of %d, which a "
+                      "RoPE base of your own lifts, or %d)", p->n_tokens, limit, m->n_ctx_train, MAX_TOKENS);
     }
-    if (p->rope_freq_base == 0) p->rope_freq_base = m->rope_freq_base;
     return TMX_OK;
 }
 

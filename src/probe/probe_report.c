@@ -21,9 +21,6 @@ static tmx_status check_settings(const tmx_probe_settings *s, tmx_error *err)
     if (s->compute != TMX_COMPUTE_F32 && s->compute != TMX_COMPUTE_BF16) {
         return refuse(err, TMX_E_ARG, "probe report: compute %d, expected 1 (f32) or 2 (bf16)", (int)s->compute);
     }
-    if (!isfinite(s->rope_freq_base) || s->rope_freq_base < 0) {
-        return refuse(err, TMX_E_ARG, "probe report: rope_freq_base %g is not a positive number", (double)s->rope_freq_base);
-    }
     tmx_probe_cells cells;
     return tmx_probe_count_cells(&s->sections, s->n_tokens, &cells, err);
 }

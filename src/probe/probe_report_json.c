@@ -44,10 +44,9 @@ static tmx_status get_bool(const strict_reader *r, json_t *object, const char *f
 static tmx_status read_settings(const strict_reader *r, json_t *root, tmx_probe_settings *s)
 {
     static const char *const known[] = { "source", "n_sink", "n_window", "n_last", "n_tokens", "n_samples", "seed", "correct_only",
-                                         "compute", "rope_freq_base", NULL };
+                                         "compute", NULL };
     json_t *settings, *seed;
     char compute[8];
-    double base;
     *s = (tmx_probe_settings){ 0 };
     TRY(strict_get_typed(r, root, "settings", JSON_OBJECT, "an object", &settings));
     TRY(strict_refuse_unknown_fields(r, settings, "settings.", known));
@@ -66,8 +65,6 @@ static tmx_status read_settings(const strict_reader *r, json_t *root, tmx_probe_
     if (strcmp(compute, compute_names[s->compute - TMX_COMPUTE_F32]) != 0) {
         return strict_refuse_field(r, "settings.compute", "found \"%s\", expected \"f32\" or \"bf16\"", compute);
     }
-    TRY(strict_get_number(r, settings, "settings.rope_freq_base", false, &base));
-    s->rope_freq_base = (float)base;
     return TMX_OK;
 }
 
@@ -280,10 +277,10 @@ static json_t *sample_to_json(const tmx_probe_sample *s)
 
 static json_t *settings_to_json(const tmx_probe_settings *s)
 {
-    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:I, s:b, s:s, s:f}", "source", s->source, "n_sink", (int)s->sections.n_sink,
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:I, s:b, s:s}", "source", s->source, "n_sink", (int)s->sections.n_sink,
                      "n_window", (int)s->sections.n_window, "n_last", (int)s->sections.n_last, "n_tokens", (int)s->n_tokens,
                      "n_samples", (int)s->n_samples, "seed", (json_int_t)s->seed, "correct_only", (int)s->is_correct_only,
-                     "compute", compute_names[s->compute - TMX_COMPUTE_F32], "rope_freq_base", (double)s->rope_freq_base);
+                     "compute", compute_names[s->compute - TMX_COMPUTE_F32]);
 }
 
 static json_t *order_to_json(const tmx_probe_report *report)
