@@ -2,18 +2,40 @@
 
 #include "task_parts.h"
 
+#include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define NIAH(kind, names, max, text) \
+    { .name = kind, .summary = text, .metric = TASK_MATCH_ALL, .n_predict = 128, .build = build_niah, .min_units = 1, \
+      .max_units = max, .variant = names }
 
 static const task_kind kinds[] = {
     { .name = "kv_uuid", .summary = "the UUID that belongs to a UUID, among records of both",
       .metric = TASK_MATCH_ALL, .n_predict = 40, .build = build_key_value, .min_units = 1, .variant = KEY_VALUE_UUIDS },
     { .name = "kv_number", .summary = "the 7-digit number that belongs to a pair of words, among such records",
       .metric = TASK_MATCH_ALL, .n_predict = 16, .build = build_key_value, .min_units = 1,
-      .max_units = 30000, .variant = KEY_VALUE_NUMBERS },
+      .max_units = MAX_PAIR_UNITS, .variant = KEY_VALUE_NUMBERS },
     { .name = "passkey", .summary = "a 6-digit number planted in a text",
       .metric = TASK_MATCH_ALL, .n_predict = 12, .build = build_passkey, .min_units = 1 },
+    NIAH("niah_single_1", NIAH_SINGLE_1, 0, "a number of a key, in five sentences said again and again"),
+    NIAH("niah_single_2", NIAH_SINGLE_2, 0, "a number of a key, in prose"),
+    NIAH("niah_single_3", NIAH_SINGLE_3, 0, "a UUID of a key, in prose"),
+    NIAH("niah_multikey_1", NIAH_MULTIKEY_1, 0, "a number of one of four keys, in prose"),
+    NIAH("niah_multikey_2", NIAH_MULTIKEY_2, MAX_PAIR_UNITS, "a number of a key, among nothing but such sentences"),
+    NIAH("niah_multikey_3", NIAH_MULTIKEY_3, 0, "a UUID of a UUID, among nothing but such sentences"),
+    NIAH("niah_multivalue", NIAH_MULTIVALUE, 0, "the four numbers of one key, in prose"),
+    NIAH("niah_multiquery", NIAH_MULTIQUERY, 0, "the numbers of all four keys, in prose"),
+    { .name = "vt", .summary = "the five variables that hold a value through a chain of assignments",
+      .metric = TASK_MATCH_ALL, .n_predict = 30, .build = build_variables, .min_units = 1 },
+    { .name = "cwe", .summary = "the ten most common words of a list",
+      .metric = TASK_MATCH_ALL, .n_predict = 120, .build = build_common_words, .min_units = 10,
+      .max_units = MAX_PAIR_UNITS },
+    { .name = "fwe", .summary = "the three most frequent words of a text in code",
+      .metric = TASK_MATCH_ALL, .n_predict = 50, .build = build_frequent_words, .min_units = 100 },
 };
+#undef NIAH
 enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
 
 int32_t task_count(void) { return N_KINDS; }
@@ -46,11 +68,19 @@ tmx_status sample_add_answer(task_sample *sample, const char *text, tmx_error *e
     char **answers = copy != NULL ? realloc(sample->answers, ((size_t)sample->n_answers + 1) * sizeof *answers) : NULL;
     if (answers == NULL) {
         free(copy);
-        return fault(err, TMX_E_MEMORY, "out of memory for the answers of a sample");
+        return fault_memory(err, "the answers of a sample");
     }
     sample->answers = answers;
     sample->answers[sample->n_answers++] = copy;
     return TMX_OK;
+}
+
+tmx_status sample_take_texts(task_sample *sample, text_buf *user, text_buf *assistant, tmx_error *err)
+{
+    sample->user = text_take(user);
+    sample->assistant = text_take(assistant);
+    if (sample->user != NULL && sample->assistant != NULL) return TMX_OK;
+    return fault_memory(err, "the text of a prompt");
 }
 
 /* ids may be NULL with cap 0: then only the count is wanted. */
@@ -65,7 +95,7 @@ static tmx_status tokenize(const task_sample *s, const tmx_model *model, bool is
     text_add(&text, s->user);
     if (s->assistant[0] != '\0') text_print(&text, "\n%s", s->assistant);
     tmx_status status;
-    if (text.has_failed) status = fault(err, TMX_E_MEMORY, "out of memory for the text of a prompt");
+    if (text.has_failed) status = fault_memory(err, "the text of a prompt");
     else status = tmx_tokenize(model, text.data, text.n_bytes, TMX_TOKEN_BOS, ids, cap, n_ids, err);
     text_free(&text);
     return status;
@@ -174,10 +204,11 @@ tmx_status task_make(const task_kind *kind, const tmx_model *model, uint64_t see
         return fault(err, TMX_E_ARG, "task %s: %d tokens, expected 1..%d", kind->name, n_tokens, MAX_TOKENS);
     }
     words *w = malloc(sizeof *w);
-    if (w == NULL) return fault(err, TMX_E_MEMORY, "out of memory for the word lists");
+    if (w == NULL) return fault_memory(err, "the word lists");
     words_init(w);
+    assert(words_n_pairs(w) > MAX_PAIR_UNITS + 100);       /* the keys of a sample and of its example on top */
     task_build b = {
-        .kind = kind, .model = model, .words = w, .is_chat = is_chat,
+        .kind = kind, .model = model, .words = w, .is_chat = is_chat, .n_tokens = n_tokens,
         .seed = dice_mix(dice_mix(seed, hash_name(kind->name)), (uint64_t)index),
     };
     task_sample best = { 0 };
@@ -193,7 +224,7 @@ tmx_status task_make(const task_kind *kind, const tmx_model *model, uint64_t see
 tmx_status count_text_tokens(const tmx_model *model, const text_buf *text, int32_t *n_tokens, tmx_error *err)
 {
     size_t n = 0;
-    if (text->has_failed) return fault(err, TMX_E_MEMORY, "out of memory for the text of a prompt");
+    if (text->has_failed) return fault_memory(err, "the text of a prompt");
     TRY(tmx_tokenize(model, text->data, text->n_bytes, TMX_TOKEN_PLAIN, NULL, 0, &n, err));
     *n_tokens = n < INT32_MAX ? (int32_t)n : INT32_MAX;
     return TMX_OK;
@@ -231,12 +262,19 @@ tmx_status find_middle(const task_build *b, const char *intro, const piece_list 
     return TMX_OK;
 }
 
-void put_uuid(dice *d, text_buf *out)
+void format_uuid(dice *d, char uuid[UUID_BYTES])
 {
     const uint64_t high = dice_next(d), low = dice_next(d);
-    text_print(out, "%08x-%04x-4%03x-%x%03x-%012llx", (unsigned)(high >> 32), (unsigned)(high >> 16 & 0xffff),
-               (unsigned)(high & 0xfff), 8 + (unsigned)(low >> 62), (unsigned)(low >> 48 & 0xfff),
-               (unsigned long long)(low & 0xffffffffffffu));
+    snprintf(uuid, UUID_BYTES, "%08x-%04x-4%03x-%x%03x-%012llx", (unsigned)(high >> 32), (unsigned)(high >> 16 & 0xffff),
+             (unsigned)(high & 0xfff), 8 + (unsigned)(low >> 62), (unsigned)(low >> 48 & 0xfff),
+             (unsigned long long)(low & 0xffffffffffffu));
+}
+
+void put_uuid(dice *d, text_buf *out)
+{
+    char uuid[UUID_BYTES];
+    format_uuid(d, uuid);
+    text_add(out, uuid);
 }
 
 int32_t *shuffled(dice *d, int32_t n)

@@ -12,7 +12,7 @@ static tmx_status choose_place(const task_build *b, const char *intro, const pie
 {
     int32_t begin = 0, end = 0;
     dice d = build_dice(b, STREAM_PLACE);
-    if (pieces->text.has_failed) return fault(err, TMX_E_MEMORY, "out of memory for the text of a prompt");
+    if (pieces->text.has_failed) return fault_memory(err, "the text of a prompt");
     TRY(find_middle(b, intro, pieces, outro, &begin, &end, err));
     if (begin == end) {
         begin = 0;
@@ -20,14 +20,6 @@ static tmx_status choose_place(const task_build *b, const char *intro, const pie
     }
     *place = begin + (int32_t)(dice_unit(&d) * (end - begin));
     return TMX_OK;
-}
-
-static tmx_status finish(task_sample *sample, text_buf *user, text_buf *assistant, tmx_error *err)
-{
-    sample->user = text_take(user);
-    sample->assistant = text_take(assistant);
-    if (sample->user != NULL && sample->assistant != NULL) return TMX_OK;
-    return fault(err, TMX_E_MEMORY, "out of memory for the text of a prompt");
 }
 
 /* ---------------------------------------------------------------- key-value records */
@@ -83,7 +75,7 @@ static tmx_status build_records(const task_build *b, const int32_t *keys, task_s
     tmx_status status = TMX_OK;
     if (!ask(b, keys != NULL ? keys[0] : 0, &q)) {
         question_free(&q);
-        return fault(err, TMX_E_MEMORY, "out of memory for the text of a prompt");
+        return fault_memory(err, "the text of a prompt");
     }
     dice d = build_dice(b, STREAM_FILLER);
     for (int32_t i = 1; i <= b->n_units; i++) {
@@ -97,7 +89,7 @@ static tmx_status build_records(const task_build *b, const int32_t *keys, task_s
         text_add(&user, q.intro.data);
         pieces_write(&records, 0, records.n, &user);
         text_add(&user, q.outro.data);
-        status = finish(sample, &user, &q.begun, err);
+        status = sample_take_texts(sample, &user, &q.begun, err);
     }
     if (status == TMX_OK) status = sample_add_answer(sample, q.value.data, err);
     question_free(&q);
@@ -131,7 +123,7 @@ tmx_status build_passkey(const task_build *b, task_sample *sample, tmx_error *er
     snprintf(fact, sizeof fact, "%s %s.", begun, answer);
 
     prose *p = malloc(sizeof *p);
-    if (p == NULL) return fault(err, TMX_E_MEMORY, "out of memory for the text of a prompt");
+    if (p == NULL) return fault_memory(err, "the text of a prompt");
     piece_list sentences = { 0 };
     prose_init(p, b->words, dice_mix(b->seed, STREAM_FILLER));
     for (int32_t i = 0; i < b->n_units; i++) prose_add_sentence(p, &sentences);
@@ -144,7 +136,7 @@ tmx_status build_passkey(const task_build *b, task_sample *sample, tmx_error *er
         pieces_write(&sentences, 0, sentences.n, &user);
         text_add(&user, asked);
         text_add(&assistant, begun);
-        status = finish(sample, &user, &assistant, err);
+        status = sample_take_texts(sample, &user, &assistant, err);
     }
     if (status == TMX_OK) status = sample_add_answer(sample, answer, err);
     pieces_free(&sentences);

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 extern const char word_lists_text[];           /* the file, through CMake */
@@ -45,12 +46,18 @@ static void put_entry(const word_entry *e, text_buf *out) { text_add_n(out, e->t
 
 int32_t words_n_pairs(const words *w) { return words_list(w, "adjective")->n * words_list(w, "noun")->n; }
 
-void words_put_pair(const words *w, int32_t i, text_buf *out)
+void words_format_pair(const words *w, int32_t i, char *text, size_t size)
 {
     const word_list *adjectives = words_list(w, "adjective"), *nouns = words_list(w, "noun");
-    put_entry(&w->entries[adjectives->first + i / nouns->n], out);
-    text_add(out, "-");
-    put_entry(&w->entries[nouns->first + i % nouns->n], out);
+    const word_entry *a = &w->entries[adjectives->first + i / nouns->n], *n = &w->entries[nouns->first + i % nouns->n];
+    snprintf(text, size, "%.*s-%.*s", (int)a->n_bytes, a->text, (int)n->n_bytes, n->text);
+}
+
+void words_put_pair(const words *w, int32_t i, text_buf *out)
+{
+    char text[64];
+    words_format_pair(w, i, text, sizeof text);
+    text_add(out, text);
 }
 
 /* ---------------------------------------------------------------- prose */

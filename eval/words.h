@@ -24,6 +24,7 @@ const word_list *words_list(const words *w, const char *name);
 /* How many adjective-noun pairs there are, and number `i` of them: "amber-acorn". */
 int32_t words_n_pairs(const words *w);
 void words_put_pair(const words *w, int32_t i, text_buf *out);
+void words_format_pair(const words *w, int32_t i, char *text, size_t size);
 
 /* Sentences in paragraphs of four to six, three paragraphs to a month.  Every list is drawn like cards from a shuffled
  * deck: nothing comes again before the rest of its list has been used. */

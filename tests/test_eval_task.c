@@ -168,6 +168,84 @@ static void gold_is_once_and_anywhere(void **state)
     }
 }
 
+/* The needles that are asked for stand once each; other keys have other values. */
+static void needles_are_where_they_should(void **state)
+{
+    const fixture *f = *state;
+    static const struct { const char *kind; int n_answers, n_needles; } cases[] = {
+        { "niah_single_1", 1, 1 }, { "niah_single_2", 1, 1 }, { "niah_single_3", 1, 1 }, { "niah_multikey_1", 1, 4 },
+        { "niah_multikey_2", 1, -1 }, { "niah_multikey_3", 1, -1 }, { "niah_multivalue", 4, 4 }, { "niah_multiquery", 4, 4 },
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        int n_early = 0;
+        enum { N = 40 };
+        for (int32_t i = 0; i < N; i++) {
+            task_sample s = make(f, task_find(cases[c].kind), 7, i, 6000, false);
+            const int n_needles = count_in(s.user, "The registry ");
+            assert_int_equal(s.n_answers, cases[c].n_answers);
+            if (cases[c].n_needles > 0) assert_int_equal(n_needles, cases[c].n_needles);
+            else assert_true(n_needles > 50);
+            for (int32_t k = 0; k < s.n_answers; k++) {
+                assert_int_equal(count_in(s.user, s.answers[k]), 1);
+                n_early += 2 * (strstr(s.user, s.answers[k]) - s.user) < (ptrdiff_t)strlen(s.user);
+            }
+            task_sample_free(&s);
+        }
+        const int n = N * cases[c].n_answers;              /* half of them, within 4 standard deviations */
+        if (abs(2 * n_early - n) * abs(2 * n_early - n) > 16 * n) fail_msg("%s: %d of %d early", cases[c].kind, n_early, n);
+    }
+}
+
+static void variables_form_one_chain(void **state)
+{
+    const fixture *f = *state;
+    task_sample s = make(f, task_find("vt"), 7, 3, 6000, false);
+    assert_int_equal(s.n_answers, 5);
+    assert_int_equal(count_in(s.user, "VAR "), 2 * (1 + 4 * 2));       /* the example's and the asked one's */
+    const char *before = s.user;
+    for (int32_t k = 0; k < 5; k++) {
+        char line[64];
+        if (k == 0) snprintf(line, sizeof line, "\nVAR %s = ", s.answers[0]);
+        else snprintf(line, sizeof line, "\nVAR %s = VAR %s\n", s.answers[k], s.answers[k - 1]);
+        assert_int_equal(count_in(s.user, line), 1);
+        assert_true(strstr(s.user, line) > before);
+        before = strstr(s.user, line);
+    }
+    task_sample_free(&s);
+}
+
+static void common_words_are_common(void **state)
+{
+    const fixture *f = *state;
+    static const struct { int32_t n_tokens; int n_common, n_rare; } cases[] = { { 3900, 6, 1 }, { LONG, 30, 3 } };
+    for (size_t c = 0; c < 2; c++) {
+        task_sample s = make(f, task_find("cwe"), 7, 3, cases[c].n_tokens, false);
+        assert_int_equal(s.n_answers, 10);
+        char *list = strstr(strstr(s.user, "Below") + 1, "Below");     /* behind the solved example */
+        for (int32_t k = 0; k < 10; k++) {
+            char word[80];
+            snprintf(word, sizeof word, " %s\n", s.answers[k]);
+            assert_int_equal(count_in(list, word), cases[c].n_common);
+            assert_int_equal(count_in(s.user, word), cases[c].n_common);
+        }
+        int n_lines = 0;
+        for (const char *at = list; (at = strchr(at, '\n')) != NULL; at++) n_lines += at[1] >= '1' && at[1] <= '9';
+        assert_int_equal((n_lines - 10 * cases[c].n_common) % cases[c].n_rare, 0);
+        task_sample_free(&s);
+    }
+}
+
+static void frequent_words_are_ranked(void **state)
+{
+    const fixture *f = *state;
+    task_sample s = make(f, task_find("fwe"), 7, 3, LONG, false);
+    assert_int_equal(s.n_answers, 3);
+    const int n_dots = count_in(s.user, " ... "), first = count_in(s.user, s.answers[0]), second = count_in(s.user, s.answers[1]),
+              third = count_in(s.user, s.answers[2]);
+    assert_true(n_dots > 2 * first && first > second && second > third && third > 50);
+    task_sample_free(&s);
+}
+
 static void records_have_distinct_keys(void **state)
 {
     const fixture *f = *state;
@@ -237,6 +315,10 @@ int main(void)
         cmocka_unit_test(samples_fill_their_length),
         cmocka_unit_test(samples_repeat_themselves),
         cmocka_unit_test(gold_is_once_and_anywhere),
+        cmocka_unit_test(needles_are_where_they_should),
+        cmocka_unit_test(variables_form_one_chain),
+        cmocka_unit_test(common_words_are_common),
+        cmocka_unit_test(frequent_words_are_ranked),
         cmocka_unit_test(records_have_distinct_keys),
         cmocka_unit_test(wrong_calls_are_refused),
     };
