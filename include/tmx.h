@@ -312,6 +312,9 @@ TMX_API tmx_status tmx_session_create(tmx_session **session, const tmx_model *mo
                                       tmx_pool *pool, const tmx_session_params *params, tmx_error *err);
 TMX_API void tmx_session_free(tmx_session *session);
 TMX_API void tmx_session_reset(tmx_session *session);             /* forget all tokens and timings; keep the memory */
+/* Forget the tokens of a sequence from position n_past on; what stands before keeps its bits.  To answer one prompt in
+ * more than one way.  TMX_E_ARG unless 0 <= n_past <= tmx_session_n_past(seq). */
+TMX_API tmx_status tmx_session_rewind(tmx_session *session, int32_t seq, int32_t n_past, tmx_error *err);
 TMX_API tmx_status tmx_session_set_plan(tmx_session *session, const tmx_plan *plan, tmx_error *err); /* needs n_past 0 */
 TMX_API int32_t tmx_session_n_ctx(const tmx_session *session);
 TMX_API int32_t tmx_session_n_past(const tmx_session *session, int32_t seq);      /* -1 if seq is out of range */

@@ -257,6 +257,39 @@ static void decoding_continues_the_prompt(void **state)
     }
 }
 
+/* Another answer after a rewind is the one that a fresh session gives, whatever the plan. */
+static void a_rewound_session_answers_anew(void **state)
+{
+    (void)state;
+    enum { N_FIRST = 150, N_MORE = 9 };
+    const tmx_pattern patterns[TINY_LAYERS] = { triangle, dense, streaming };
+    int32_t tokens[N_PROMPT];
+    float fresh[N_MORE][TINY_VOCAB], logits[TINY_VOCAB];
+    tmx_error err;
+    machine m;
+    random_tokens(tokens, N_PROMPT, 9);
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    tmx_session *session = open_session(&m, patterns, &(tmx_session_params){ .n_seqs = 2 });
+    const tmx_prompt prompt = { .tokens = tokens, .n_tokens = N_FIRST, .seq = 1 };
+    assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+    for (int i = 0; i < N_MORE; i++) assert_int_equal(tmx_decode(session, 1, tokens[N_FIRST + i], fresh[i], &err), TMX_OK);
+    assert_int_equal(tmx_session_rewind(session, 1, N_FIRST + 3, &err), TMX_OK);
+    for (int i = 0; i < N_MORE; i++) assert_int_equal(tmx_decode(session, 1, tokens[i], logits, &err), TMX_OK);
+    assert_int_equal(tmx_session_rewind(session, 1, N_FIRST + 3, &err), TMX_OK);
+    assert_int_equal(tmx_session_n_past(session, 1), N_FIRST + 3);
+    for (int i = 3; i < N_MORE; i++) {
+        assert_int_equal(tmx_decode(session, 1, tokens[N_FIRST + i], logits, &err), TMX_OK);
+        assert_memory_equal(logits, fresh[i], sizeof logits);
+    }
+    assert_int_equal(tmx_session_rewind(session, 1, N_FIRST + N_MORE + 1, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "rewind: position 160 is out of range 0..159");
+    assert_int_equal(tmx_session_rewind(session, 1, -1, &err), TMX_E_ARG);
+    assert_int_equal(tmx_session_rewind(session, 2, 0, &err), TMX_E_ARG);
+    assert_int_equal(tmx_session_rewind(NULL, 0, 0, &err), TMX_E_ARG);
+    tmx_session_free(session);
+    close_machine(&m);
+}
+
 static void a_dense_prompt_may_come_in_turns(void **state)
 {
     (void)state;
@@ -465,6 +498,7 @@ int main(void)
         cmocka_unit_test(a_batch_is_its_prompts),
         cmocka_unit_test(short_prompts_run_dense),
         cmocka_unit_test(decoding_continues_the_prompt),
+        cmocka_unit_test(a_rewound_session_answers_anew),
         cmocka_unit_test(a_dense_prompt_may_come_in_turns),
         cmocka_unit_test(a_stopped_prefill_leaves_no_trace),
         cmocka_unit_test(wrong_calls_are_refused),

@@ -240,6 +240,19 @@ void tmx_session_reset(tmx_session *s)
     s->timings = (tmx_timings){ 0 };
 }
 
+tmx_status tmx_session_rewind(tmx_session *s, int32_t seq, int32_t n_past, tmx_error *err)
+{
+    if (s == NULL) return refuse(err, TMX_E_ARG, "tmx_session_rewind: NULL argument");
+    if (seq < 0 || seq >= s->params.n_seqs) {
+        return refuse(err, TMX_E_ARG, "rewind: sequence %d is out of range 0..%d", seq, s->params.n_seqs - 1);
+    }
+    if (n_past < 0 || n_past > s->n_past[seq]) {
+        return refuse(err, TMX_E_ARG, "rewind: position %d is out of range 0..%d", n_past, s->n_past[seq]);
+    }
+    s->n_past[seq] = n_past;
+    return TMX_OK;
+}
+
 tmx_status tmx_session_set_plan(tmx_session *s, const tmx_plan *plan, tmx_error *err)
 {
     if (s == NULL || plan == NULL) return refuse(err, TMX_E_ARG, "tmx_session_set_plan: NULL argument");
