@@ -281,6 +281,106 @@ const command probe_command = {
 
 #undef AT
 
+/* ---------------------------------------------------------------- tmx eval */
+
+#define AT(member) .offset = offsetof(eval_options, member)
+
+static const option_spec eval_rows[] = {
+    { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
+      AT(model),
+      .help = "model file (GGUF)" },
+    MODEL_ROWS(eval_options),
+    { .group = "Input", .name = "tasks", .argument = "A,B", .kind = OPTION_TEXT, .fallback = "none", AT(tasks),
+      .help = "tasks to generate, separated by commas; all = every one; --list-tasks names them" },
+    { .group = "Input", .name = "lengths", .argument = "N,N", .kind = OPTION_TEXT, .fallback = "1024,2048", AT(lengths),
+      .help = "lengths of --tasks and --perplexity in tokens, prompt and answer together" },
+    { .group = "Input", .name = "samples", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 100000, .initial = 20,
+      AT(n_samples),
+      .help = "samples of each task at each length; of files, at most what they hold" },
+    { .group = "Input", .name = "data", .argument = "FILE", .kind = OPTION_TEXTS, .fallback = "", AT(data),
+      .help = "samples as JSON lines, in RULER's schema (input, outputs) or LongBench's (input, context, answers, dataset); "
+              "may be repeated" },
+    { .group = "Input", .name = "metric", .argument = "NAME", .kind = OPTION_CHOICE,
+      .choices = "auto|match_all|match_part|f1|rouge_l", AT(metric),
+      .help = "how --data is scored: auto (by schema and set), match_all, match_part, f1, rouge_l" },
+    { .group = "Input", .letter = 'n', .name = "predict", .alias = "n-predict", .argument = "N", .kind = OPTION_COUNT,
+      .min = 0, .max = 1048576, AT(n_predict), .fallback = "by schema and set",
+      .help = "tokens an answer to --data may take" },
+    { .group = "Input", .name = "perplexity", .argument = "FILE", .kind = OPTION_TEXTS, .fallback = "", AT(texts),
+      .help = "a text: pieces of each length are prefilled but for their last 128 tokens, which are predicted; may be repeated" },
+    { .group = "Input", .name = "template", .argument = "auto|chat|none", .kind = OPTION_CHOICE, .choices = "auto|chat|none",
+      AT(template),
+      .help = "prompts as chat turns or as plain text; auto is chat where the model has a known format" },
+    { .group = "Input", .letter = 's', .name = "seed", .argument = "N", .kind = OPTION_INTEGER, .max = 4294967295.0,
+      .initial = 42, AT(seed),
+      .help = "seed of the generated samples" },
+    { .group = "Input", .name = "list-tasks", .kind = OPTION_SWITCH, AT(list_tasks),
+      .help = "print the tasks that can be generated, and stop" },
+
+    { .group = "Plans", .name = "plan", .argument = "SPEC", .kind = OPTION_TEXTS, .fallback = "dense", AT(plans),
+      .help = "a plan, as for tmx run; given several times, all run on the same samples and are compared with the first. "
+              "Give dense first to compare with dense attention" },
+    { .group = "Plans", .name = "sink", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1,
+      .fallback = "each plan's own", AT(n_sink),
+      .help = "first tokens that every row of a triangle or streaming layer sees, in all plans" },
+    { .group = "Plans", .name = "window", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = MAX_TOKENS,
+      .initial = -1, .fallback = "each plan's own", AT(n_window),
+      .help = "tokens of the sliding window of those layers" },
+    { .group = "Plans", .name = "last", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1,
+      .fallback = "each plan's own", AT(n_last),
+      .help = "last rows that see everything in a triangle layer" },
+    { .group = "Plans", .name = "sweep", .argument = "NAME=N,N", .kind = OPTION_TEXT, .fallback = "none", AT(sweep),
+      .help = "dense against one --plan with a size changed: window=128,256,512 (or sink=, last=); "
+              "layers=0..30 takes the plan's pattern to the deepest 0, 1, ... 30 layers" },
+
+    { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT, .max = MAX_THREADS,
+      AT(n_threads),
+      .help = "worker threads; 0 = one for every core; scores never depend on it" },
+    { .group = "Machine", .name = "chunk", .argument = "N", .kind = OPTION_COUNT, .max = 1048576, AT(n_chunk),
+      .help = "prompt rows worked on at once; 0 = chosen by the library; scores never depend on it" },
+    { .group = "Machine", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
+      AT(compute),
+      .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" },
+    { .group = "Machine", .name = "cache-type", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
+      AT(cache_type),
+      .help = "number type of the KV cache; auto is bf16, or f32 with --compute f32" },
+    { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
+      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
+
+    { .group = "Output", .letter = 'o', .name = "output", .argument = "md|csv|json", .kind = OPTION_CHOICE,
+      .choices = "md|csv|json", AT(output),
+      .help = "form of standard output: an aligned Markdown table, CSV, or JSON with every sample and answer" },
+    { .group = "Output", .name = "html", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(page),
+      .help = "also write a page with tables and pictures to FILE; it needs nothing else" },
+    { .group = "Output", .name = "resume", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(journal),
+      .help = "keep each finished sample in FILE, and begin with those that FILE holds; it is made if there is none" },
+    { .group = "Output", .letter = 'q', .name = "quiet", .kind = OPTION_SWITCH, AT(is_quiet),
+      .help = "say nothing on standard error but errors" },
+};
+
+static const command_example eval_examples[] = {
+    { "what a plan costs in answers", "tmx eval -m model.gguf --tasks niah_single_2,niah_multikey_1,vt --lengths 2048,4096 "
+                                      "--plan dense --plan triangle:16-31 --html report.html" },
+    { "how wide a window must be", "tmx eval -m model.gguf --tasks passkey --plan triangle:16-31 --sweep window=128,256,512" },
+    { "RULER's own samples, hours long, to be gone on with after Ctrl-C",
+      "tmx eval -m model.gguf --data qa_1/validation.jsonl --plan dense --plan model.plan.json --resume qa_1.journal" },
+};
+
+const command eval_command = {
+    .name = "eval",
+    .usage = "-m MODEL (--tasks A,B | --data FILE | --perplexity FILE) [--plan SPEC]... [options]",
+    .summary = "measure what plans cost in answers: tasks, agreement with dense, perplexity",
+    .description =
+        "Answers the same samples with every plan and prints scores, their difference to the first plan with a 95% interval, "
+        "prefill times, and how far each plan's predictions agree with the first one's.\n"
+        "Tasks are generated for the model's tokenizer after the definitions of RULER and of key-value retrieval; one seed gives "
+        "the same samples everywhere. Ctrl-C ends with what is finished.",
+    .options = eval_rows, .n_options = COUNT(eval_rows),
+    .examples = eval_examples, .n_examples = COUNT(eval_examples),
+};
+
+#undef AT
+
 /* ---------------------------------------------------------------- tmx inspect */
 
 #define AT(member) .offset = offsetof(inspect_options, member)
@@ -394,6 +494,25 @@ bool probe_options_check(const probe_options *o, char *why, size_t size)
     if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
     if (o->prompts != NULL && o->kind != 0) return refuse_line(why, size, "give only one of --prompts and --kind");
     if (o->is_resumed && o->output == NULL) return refuse_line(why, size, "option --resume needs -o FILE");
+    return true;
+}
+
+bool eval_options_check(const eval_options *o, char *why, size_t size)
+{
+    if (o->list_tasks) return true;
+    if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
+    if (o->tasks == NULL && o->data.n == 0 && o->texts.n == 0) {
+        return refuse_line(why, size, "nothing to evaluate: give --tasks, --data or --perplexity");
+    }
+    if (o->lengths != NULL && o->tasks == NULL && o->texts.n == 0) {
+        return refuse_line(why, size, "option --lengths needs --tasks or --perplexity");
+    }
+    if (o->data.n == 0 && (o->metric != 0 || o->n_predict != 0)) {
+        return refuse_line(why, size, "options --metric and --predict need --data");
+    }
+    if (o->sweep != NULL && o->plans.n != 1) return refuse_line(why, size, "option --sweep needs one --plan");
+    const bool has_sizes = o->n_sink >= 0 || o->n_window >= 0 || o->n_last >= 0;
+    if (has_sizes && o->plans.n == 0) return refuse_line(why, size, "options --sink, --window and --last need --plan");
     return true;
 }
 

@@ -74,21 +74,51 @@ typedef struct inspect_options {
     int32_t compute, cache_type;
 } inspect_options;
 
+typedef struct eval_options {
+    const char *model;
+    model_changes changes;
+    const char *tasks, *lengths;   /* "a,b"; "1024,2048" */
+    int32_t n_samples, n_predict;  /* n_predict 0 = the schema's */
+    text_list data, texts;
+    int32_t metric;                /* 0 = the schema's, else 1 + task_metric */
+    int32_t template;              /* auto, chat, none */
+    int64_t seed;
+    bool list_tasks;
+
+    text_list plans;
+    int32_t n_sink, n_window, n_last;      /* -1 = each plan's own */
+    const char *sweep;
+
+    const char *isa;
+    int32_t n_threads, n_chunk;
+    int32_t compute, cache_type;
+
+    int32_t output;                /* md, csv, json */
+    const char *page, *journal;
+    bool is_quiet;
+} eval_options;
+
+enum { EVAL_TEMPLATE_AUTO, EVAL_TEMPLATE_CHAT, EVAL_TEMPLATE_NONE };
+enum { EVAL_OUTPUT_MD, EVAL_OUTPUT_CSV, EVAL_OUTPUT_JSON };
+
 /* What --kind of tmx probe takes; auto chooses among the others, the hardest first. */
 #define PROBE_KINDS "auto|kv-uuid|kv-number|passkey"
 
-extern const command run_command, plan_command, probe_command, inspect_command;
+extern const command run_command, plan_command, probe_command, eval_command, inspect_command;
 
 /* Rules that span options.  false: `why` holds one line. */
 bool run_options_check(const run_options *o, char *why, size_t size);
 bool plan_options_check(const plan_options *o, char *why, size_t size);
 bool probe_options_check(const probe_options *o, char *why, size_t size);
+bool eval_options_check(const eval_options *o, char *why, size_t size);
 bool inspect_options_check(const inspect_options *o, char *why, size_t size);
 
 /* Each returns the exit code of the program. */
 int run_main(const run_options *o);
 int plan_main(const plan_options *o);
 int probe_main(const probe_options *o);
+/* argv: the command line as it was given, for the report. */
+int eval_main(const eval_options *o, int argc, char *const *argv);
 int inspect_main(const inspect_options *o);
 
 #endif

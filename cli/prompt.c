@@ -142,8 +142,14 @@ int prompts_tokenize(const run_options *o, const tmx_model *model, prompt_list *
 
 void prompts_free(prompt_list *list)
 {
-    for (int32_t i = 0; i < list->n; i++) {
-        free(list->items[i].text);
-        free(list->items[i].ids);
-    }
+    for (int32_t i = 0; i < list->n; i++) prompt_free(&list->items[i]);
+}
+
+int prompt_read(prompt *p, const char *path) { return read_path(path, p); }
+int prompt_tokenize_text(prompt *p, const tmx_model *model) { return tokenize(&(run_options){ 0 }, model, p); }
+
+void prompt_free(prompt *p)
+{
+    free(p->text);
+    free(p->ids);
 }

@@ -25,4 +25,9 @@ int prompts_read(const run_options *o, prompt_list *list);
 int prompts_tokenize(const run_options *o, const tmx_model *model, prompt_list *list);
 void prompts_free(prompt_list *list);
 
+/* One file by itself: its bytes, then its ids as plain text after the model's BOS.  Freed by prompt_free. */
+int prompt_read(prompt *p, const char *path);
+int prompt_tokenize_text(prompt *p, const tmx_model *model);
+void prompt_free(prompt *p);
+
 #endif
