@@ -61,7 +61,7 @@ const char *report_cell(const eval_report *r, const summary_row *row, int32_t co
     const bool is_first = row->plan == 0;
     if (is_first && (column == 5 || column == 6 || column >= 8)) return "";
     switch (column) {
-    case 0: return row->task != NULL ? row->task : "all tasks";
+    case 0: return row->task != NULL ? row->task : "mean";
     case 1:
         if (row->length == 0) return row->task != NULL ? "own" : "all";
         snprintf(text, REPORT_CELL_BYTES, "%d", row->length);
@@ -220,7 +220,7 @@ void report_print_csv(const eval_report *r, FILE *out)
     for (int32_t i = 0; i < r->rows->n; i++) {
         const summary_row *row = &r->rows->rows[i];
         fprintf(out, "%s,", row->is_text ? "perplexity" : row->task == NULL ? "mean" : "task");
-        put_field(out, row->task != NULL ? row->task : "all tasks");
+        put_field(out, row->task != NULL ? row->task : "mean");
         fprintf(out, ",%d,", row->length);
         put_field(out, r->run->params->plans[row->plan].label);
         fprintf(out, ",%d", row->n);

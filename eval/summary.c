@@ -82,6 +82,7 @@ static void add_rows(summary *s, const picks *p, int32_t n_plans, const summary_
             p->x[i] = results[plan].prefill_ms > 0 ? results[0].prefill_ms / results[plan].prefill_ms : 0;
         }
         row->gain = median_of(p->x, p->n);
+        if (plan == 0) row->difference = row->range.low = row->range.high = row->gain = (double)NAN;
     }
 }
 

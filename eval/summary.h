@@ -10,7 +10,7 @@ typedef struct summary_row {
     const char *task;              /* NULL: the mean of all tasks of this length (0: of all lengths) */
     int32_t length, plan, n;       /* n samples finished */
     bool is_text;
-    /* Tasks: score and difference to the first plan in points, 0 to 100.  Texts: perplexity, and its change in percent. */
+    /* Of the first plan difference, range and gain are NaN: there is nothing to compare.  Tasks: score and difference to the first plan in points, 0 to 100.  Texts: perplexity, and its change in percent. */
     double score, difference;
     interval range;                /* 95 % interval of the difference */
     double prefill_ms, gain;       /* medians: of the time; of first plan's time / this one's on the same sample */
