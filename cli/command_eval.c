@@ -1,8 +1,8 @@
 /* command_eval.c - tmx eval: turns options into plans and cells, lets eval/ run them, and prints. */
 #include "commands.h"
-#include "model_choice.h"
 #include "eval/eval_report.h"
 #include "eval/text.h"
+#include "model_choice.h"
 #include "progress.h"
 #include "prompt.h"
 #include "report.h"
