@@ -1,6 +1,7 @@
 #include "evaluate.h"
 
 #include "fault.h"
+#include "greedy.h"
 #include "journal.h"
 #include "score.h"
 #include "text.h"
@@ -174,15 +175,6 @@ static tmx_status check_cell(runner *r, const eval_cell *cell, tmx_error *err)
 
 /* ---------------------------------------------------------------- one plan on one sample */
 
-static int32_t most_probable(const float *logits, int32_t n)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++) {
-        if (logits[i] > logits[best]) best = i;
-    }
-    return best;
-}
-
 /* The prediction in r->logits, made after `position` tokens of the first plan's answer, against that plan's own. */
 static void compare_logits(const runner *r, int32_t position, eval_result *result)
 {
@@ -207,7 +199,7 @@ static tmx_status answer_first(runner *r, int32_t n_predict, tmx_error *err)
             memcpy(r->first_logits + (size_t)a->n_ids * (size_t)r->n_vocab, r->logits, (size_t)r->n_vocab * sizeof *r->logits);
             r->n_first_logits = a->n_ids + 1;
         }
-        const int32_t id = most_probable(r->logits, r->n_vocab);
+        const int32_t id = greedy_token(r->logits, r->n_vocab);
         if (tmx_token_is_end(r->p->model, id)) return TMX_OK;
         a->ids[a->n_ids++] = id;
         if (a->n_ids == n_predict) return TMX_OK;
@@ -224,7 +216,7 @@ static tmx_status answer_next(runner *r, int32_t n_prompt, int32_t n_predict, ev
     bool is_equal = true;
     for (a->n_ids = 0;;) {
         if (is_equal && a->n_ids < r->n_first_logits) compare_logits(r, a->n_ids, result);
-        const int32_t id = most_probable(r->logits, r->n_vocab);
+        const int32_t id = greedy_token(r->logits, r->n_vocab);
         const bool is_end = tmx_token_is_end(r->p->model, id);
         if (is_equal) {
             result->n_equal = a->n_ids;
@@ -247,33 +239,10 @@ static tmx_status answer_next(runner *r, int32_t n_prompt, int32_t n_predict, ev
     return TMX_OK;
 }
 
-static tmx_status text_of_answer(runner *r, const answer *a, tmx_error *err)
-{
-    tmx_detokenizer d = { 0 };
-    r->text.n_bytes = 0;
-    text_add(&r->text, "");
-    for (int32_t i = 0; i <= a->n_ids; i++) {
-        const int32_t id = i < a->n_ids ? a->ids[i] : -1;          /* -1: bytes that never became a character */
-        char part[512], *to = part;
-        size_t n_token = 0, n_written = 0, size = sizeof part;
-        if (id >= 0) tmx_token_bytes(r->p->model, id, &n_token);
-        if (2 * n_token + 16 > size) {
-            size = 2 * n_token + 16;
-            to = malloc(size);
-            if (to == NULL) return fault_memory(err, "the text of an answer");
-        }
-        const tmx_status status = tmx_detokenize(r->p->model, &d, id, to, size, &n_written, err);
-        if (status == TMX_OK) text_add_n(&r->text, to, n_written);
-        if (to != part) free(to);
-        if (status != TMX_OK) return status;
-    }
-    return r->text.has_failed ? fault_memory(err, "the text of an answer") : TMX_OK;
-}
-
 /* Keeps the answer's text and scores it. */
 static tmx_status judge(runner *r, const prompt *p, const answer *a, eval_result *result, tmx_error *err)
 {
-    TRY(text_of_answer(r, a, err));
+    TRY(greedy_text(r->p->model, a->ids, a->n_ids, &r->text, err));
     size_t n_kept = r->text.n_bytes < MAX_KEPT_ANSWER ? r->text.n_bytes : MAX_KEPT_ANSWER;
     while (n_kept > 0 && n_kept < r->text.n_bytes && (r->text.data[n_kept] & 0xc0) == 0x80) n_kept--;
     result->answer = strndup(r->text.data, n_kept);
@@ -304,7 +273,7 @@ static tmx_status run_task(runner *r, const prompt *p, int32_t plan, eval_result
 static double surprise(const float *logits, int32_t n, int32_t id)
 {
     double sum = 0;
-    const double top = (double)logits[most_probable(logits, n)];
+    const double top = (double)logits[greedy_token(logits, n)];
     for (int32_t i = 0; i < n; i++) sum += exp((double)logits[i] - top);
     return log(sum) + top - (double)logits[id];
 }

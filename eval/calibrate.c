@@ -1,0 +1,353 @@
+#include "calibrate.h"
+
+#include "fault.h"
+#include "greedy.h"
+#include "score.h"
+#include "stats.h"
+#include "text.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { N_BEYOND = 2, N_REPEATS = 3 };
+
+/* ---------------------------------------------------------------- search */
+
+int32_t calibrate_search(int32_t n, int (*fits)(void *ctx, int32_t k), void *ctx)
+{
+    int32_t fit = 0, unfit = n + 1;
+    while (unfit - fit > 1) {
+        const int32_t k = fit + (unfit - fit) / 2;
+        const int answer = fits(ctx, k);
+        if (answer < 0) return -1;
+        if (answer) fit = k;
+        else unfit = k;
+    }
+    for (int32_t k = fit + 2; k <= n && k <= fit + 1 + N_BEYOND; k++) {        /* fit + 1 was asked: it is `unfit` */
+        const int answer = fits(ctx, k);
+        if (answer < 0) return -1;
+        if (answer) fit = k;
+    }
+    return fit;
+}
+
+/* ---------------------------------------------------------------- plans */
+
+tmx_status calibration_plan(tmx_plan **plan, const tmx_model *model, const calibration_params *p, int32_t n_sparse,
+                            tmx_error *err)
+{
+    text_buf spec = { 0 };
+    text_add(&spec, n_sparse > 0 ? "triangle" : "dense");
+    for (int32_t i = 0; i < n_sparse; i++) text_print(&spec, "%c%d", i == 0 ? ':' : ',', p->order[i]);
+    char *text = text_take(&spec);
+    if (text == NULL) return fault_memory(err, "a plan");
+    tmx_plan *made = NULL;
+    tmx_status status = tmx_plan_parse(&made, text, tmx_model_info_get(model), err);
+    free(text);
+    if (status == TMX_OK) status = tmx_plan_set_sizes(made, p->n_sink, p->n_window, p->n_last, err);
+    if (status != TMX_OK) tmx_plan_free(made);
+    else *plan = made;
+    return status;
+}
+
+/* ---------------------------------------------------------------- measuring */
+
+typedef struct calibration_prompt {
+    task_sample sample;
+    int32_t *ids, n_ids;
+    float *dense;                  /* [n_vocab]: the first token's logits, dense */
+} calibration_prompt;
+
+typedef struct bench {
+    const calibration_params *params;
+    const tmx_model *model;
+    tmx_session *session;
+    calibration_prompt *prompts;   /* [n_samples] */
+    float *logits;                 /* [n_vocab] */
+    int32_t *ids;                  /* [n_predict] of the kind */
+    text_buf text;
+    double *times_ms;              /* [n_samples], at least N_REPEATS */
+    tmx_plan_point *curve;         /* [n_layers + 1] */
+    int32_t n_points, n_layers, n_vocab, n_done, n_total;
+    tmx_status status;
+    tmx_error *err;
+} bench;
+
+static double clock_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+/* The first n_ids tokens of a prompt with a plan; logits of the last. */
+static tmx_status run_prompt(bench *b, const tmx_plan *plan, const calibration_prompt *prompt, int32_t n_ids, float *logits,
+                             double *time_ms)
+{
+    tmx_session_reset(b->session);
+    TRY(tmx_session_set_plan(b->session, plan, b->err));
+    const tmx_prompt run = { .tokens = prompt->ids, .n_tokens = n_ids, .logits = logits };
+    const double start = clock_ms();
+    TRY(tmx_prefill(b->session, &run, 1, b->err));
+    *time_ms = clock_ms() - start;
+    return TMX_OK;
+}
+
+static tmx_status step(bench *b)
+{
+    const calibration_params *p = b->params;
+    b->n_done++;
+    if (p->progress == NULL || p->progress(p->progress_ctx, b->n_done, b->n_total)) return TMX_OK;
+    return fault(b->err, TMX_E_CANCELLED, "calibration: stopped after %d of about %d prompts", b->n_done, b->n_total);
+}
+
+/* The greedy answer after a prefill, scored; `logits`, of the prompt's last token, may be b->logits. */
+static tmx_status score_prompt(bench *b, const calibration_prompt *prompt, const float *logits, double *score)
+{
+    const task_sample *s = &prompt->sample;
+    int32_t n_ids = 0;
+    for (int32_t id; n_ids < s->n_predict; logits = b->logits) {
+        id = greedy_token(logits, b->n_vocab);
+        if (tmx_token_is_end(b->model, id)) break;
+        b->ids[n_ids++] = id;
+        if (n_ids < s->n_predict) TRY(tmx_decode(b->session, 0, id, b->logits, b->err));
+    }
+    TRY(greedy_text(b->model, b->ids, n_ids, &b->text, b->err));
+    return score_answer(b->params->kind->metric, b->text.data, s->answers, s->n_answers, score, b->err);
+}
+
+/* One point of the curve: every prompt with the plan of n_sparse layers. */
+static tmx_status measure(bench *b, const tmx_plan *plan, int32_t n_sparse, tmx_plan_point *point)
+{
+    const int32_t n = b->params->n_samples;
+    *point = (tmx_plan_point){ .n_sparse = n_sparse };
+    for (int32_t i = 0; i < n; i++) {
+        calibration_prompt *prompt = &b->prompts[i];
+        float *logits = n_sparse == 0 ? prompt->dense : b->logits;
+        tmx_agreement agreement;
+        double score;
+        TRY(run_prompt(b, plan, prompt, prompt->n_ids, logits, &b->times_ms[i]));
+        tmx_logits_compare(prompt->dense, logits, b->n_vocab, &agreement);
+        TRY(score_prompt(b, prompt, logits, &score));
+        point->kl += fmax(agreement.kl, 0) / n;
+        point->top1 += (agreement.top_a == agreement.top_b) / (double)n;
+        point->score += 100 * score / n;
+        TRY(step(b));
+    }
+    point->top1 = fmin(point->top1, 1);
+    point->score = fmin(point->score, 100);
+    point->ttft_ms = median_of(b->times_ms, n);
+    return TMX_OK;
+}
+
+static const tmx_plan_point *point_of(const bench *b, int32_t n_sparse)
+{
+    for (int32_t i = 0; i < b->n_points; i++) {
+        if (b->curve[i].n_sparse == n_sparse) return &b->curve[i];
+    }
+    return NULL;
+}
+
+static tmx_status add_point(bench *b, int32_t n_sparse)
+{
+    tmx_plan *plan;
+    tmx_plan_point point;
+    if (point_of(b, n_sparse) != NULL) return TMX_OK;
+    TRY(calibration_plan(&plan, b->model, b->params, n_sparse, b->err));
+    const tmx_status status = measure(b, plan, n_sparse, &point);
+    tmx_plan_free(plan);
+    if (status != TMX_OK) return status;
+    int32_t at = b->n_points++;
+    for (; at > 0 && b->curve[at - 1].n_sparse > n_sparse; at--) b->curve[at] = b->curve[at - 1];
+    b->curve[at] = point;
+    return TMX_OK;
+}
+
+static bool is_inside(const bench *b, const tmx_plan_point *point)
+{
+    switch (b->params->budget) {
+    case CALIBRATE_KL: return point->kl <= b->params->limit;
+    case CALIBRATE_DROP: return b->curve[0].score - point->score <= b->params->limit;
+    }
+    return false;
+}
+
+static int fits(void *ctx, int32_t n_sparse)
+{
+    bench *b = ctx;
+    b->status = add_point(b, n_sparse);
+    return b->status != TMX_OK ? -1 : is_inside(b, point_of(b, n_sparse));
+}
+
+/* ---------------------------------------------------------------- where it pays */
+
+/* Median times of the first n_ids tokens of the first prompt, dense and plan taking turns. */
+static tmx_status race(bench *b, const tmx_plan *const plans[2], int32_t n_ids, double medians[2])
+{
+    double times[2][N_REPEATS];
+    for (int32_t i = 0; i < N_REPEATS; i++) {
+        for (int k = 0; k < 2; k++) TRY(run_prompt(b, plans[k], &b->prompts[0], n_ids, b->logits, &times[k][i]));
+    }
+    for (int k = 0; k < 2; k++) medians[k] = median_of(times[k], N_REPEATS);
+    return TMX_OK;
+}
+
+/* Lengths halve from the calibration's own; up to sink + window tokens the two are the same computation. */
+static tmx_status find_min_tokens(bench *b, const tmx_plan *const plans[2], int32_t *min_tokens)
+{
+    const int64_t n_same = (int64_t)b->params->n_sink + b->params->n_window;
+    int32_t shortest = b->prompts[0].n_ids + 1;        /* it may pay nowhere */
+    for (int32_t n_ids = b->prompts[0].n_ids; n_ids > n_same; n_ids /= 2) {
+        double medians[2];
+        TRY(race(b, plans, n_ids, medians));
+        if (medians[1] > medians[0]) {
+            *min_tokens = shortest;
+            return TMX_OK;
+        }
+        shortest = n_ids;
+    }
+    *min_tokens = 0;
+    return TMX_OK;
+}
+
+static tmx_status find_start(bench *b, int32_t n_sparse, int32_t *min_tokens)
+{
+    tmx_plan *plans[2] = { NULL, NULL };
+    *min_tokens = 0;
+    if (n_sparse == 0) return TMX_OK;
+    tmx_status status = calibration_plan(&plans[0], b->model, b->params, 0, b->err);
+    if (status == TMX_OK) status = calibration_plan(&plans[1], b->model, b->params, n_sparse, b->err);
+    if (status == TMX_OK) status = find_min_tokens(b, (const tmx_plan *const *)plans, min_tokens);
+    tmx_plan_free(plans[0]);
+    tmx_plan_free(plans[1]);
+    return status;
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+static tmx_status make_prompts(bench *b)
+{
+    const calibration_params *p = b->params;
+    for (int32_t i = 0; i < p->n_samples; i++) {
+        calibration_prompt *prompt = &b->prompts[i];
+        TRY(task_make(p->kind, b->model, p->seed, i, p->n_tokens, p->is_chat, &prompt->sample, b->err));
+        TRY(task_prompt_ids(&prompt->sample, b->model, p->is_chat, &prompt->ids, &prompt->n_ids, b->err));
+        prompt->dense = malloc((size_t)b->n_vocab * sizeof *prompt->dense);
+        if (prompt->dense == NULL) return fault_memory(b->err, "the logits of a prompt");
+    }
+    return TMX_OK;
+}
+
+static tmx_status open_bench(bench *b, tmx_pool *pool)
+{
+    const size_t n_times = b->params->n_samples > N_REPEATS ? (size_t)b->params->n_samples : N_REPEATS;
+    b->prompts = calloc((size_t)b->params->n_samples, sizeof *b->prompts);
+    b->logits = malloc((size_t)b->n_vocab * sizeof *b->logits);
+    b->ids = malloc((size_t)b->params->kind->n_predict * sizeof *b->ids);
+    b->times_ms = malloc(n_times * sizeof *b->times_ms);
+    b->curve = malloc(((size_t)b->n_layers + 1) * sizeof *b->curve);
+    if (b->prompts == NULL || b->logits == NULL || b->ids == NULL || b->times_ms == NULL || b->curve == NULL) {
+        return fault_memory(b->err, "calibration");
+    }
+    TRY(make_prompts(b));
+    int32_t n_ctx = 1;
+    for (int32_t i = 0; i < b->params->n_samples; i++) {
+        const int32_t n = b->prompts[i].n_ids + b->prompts[i].sample.n_predict;
+        if (n > n_ctx) n_ctx = n;
+    }
+    return tmx_session_create(&b->session, b->model, NULL, pool, &(tmx_session_params){ .n_ctx = n_ctx }, b->err);
+}
+
+static void close_bench(bench *b)
+{
+    for (int32_t i = 0; b->prompts != NULL && i < b->params->n_samples; i++) {
+        task_sample_free(&b->prompts[i].sample);
+        free(b->prompts[i].ids);
+        free(b->prompts[i].dense);
+    }
+    free(b->prompts);
+    free(b->logits);
+    free(b->ids);
+    text_free(&b->text);
+    free(b->times_ms);
+    tmx_session_free(b->session);
+}
+
+/* The first run of all pays for cold caches; it is not counted. */
+static tmx_status warm_up(bench *b)
+{
+    tmx_plan *dense;
+    double ignored;
+    TRY(calibration_plan(&dense, b->model, b->params, 0, b->err));
+    const tmx_status status = run_prompt(b, dense, &b->prompts[0], b->prompts[0].n_ids, b->logits, &ignored);
+    tmx_plan_free(dense);
+    return status;
+}
+
+static int32_t fastest_inside(const bench *b)
+{
+    const tmx_plan_point *best = &b->curve[0];
+    for (int32_t i = 1; i < b->n_points; i++) {
+        const tmx_plan_point *point = &b->curve[i];
+        if (is_inside(b, point) && point->ttft_ms < best->ttft_ms) best = point;
+    }
+    return best->n_sparse;
+}
+
+static tmx_status run_bench(bench *b, tmx_pool *pool, calibration *found)
+{
+    TRY(open_bench(b, pool));
+    TRY(warm_up(b));
+    TRY(add_point(b, 0));
+    found->n_sparse = calibrate_search(b->n_layers, fits, b);
+    if (found->n_sparse < 0) return b->status;
+    if (b->params->is_fastest) found->n_sparse = fastest_inside(b);
+    return find_start(b, found->n_sparse, &found->min_tokens);
+}
+
+static tmx_status check_params(const calibration_params *p, int32_t n_layers, tmx_error *err)
+{
+    if (p->n_samples < 1 || p->n_samples > 100000) return fault(err, TMX_E_ARG, "calibration: %d samples, expected 1..100000", p->n_samples);
+    if (!(p->limit >= 0) || isinf(p->limit)) return fault(err, TMX_E_ARG, "calibration: a budget of %g, expected 0 or more", p->limit);
+    bool *is_seen = calloc((size_t)n_layers, sizeof *is_seen);
+    if (is_seen == NULL) return fault_memory(err, "an order of layers");
+    tmx_status status = TMX_OK;
+    for (int32_t i = 0; i < n_layers && status == TMX_OK; i++) {
+        const int32_t layer = p->order[i];
+        if (layer < 0 || layer >= n_layers || is_seen[layer]) {
+            status = fault(err, TMX_E_ARG, "calibration: order[%d] is layer %d, expected each of 0..%d once", i, layer, n_layers - 1);
+        } else is_seen[layer] = true;
+    }
+    free(is_seen);
+    return status;
+}
+
+tmx_status calibrate(calibration *result, const tmx_model *model, tmx_pool *pool, const calibration_params *params,
+                     tmx_error *err)
+{
+    const tmx_model_info *info = tmx_model_info_get(model);
+    TRY(check_params(params, info->n_layers, err));
+    bench b = { .params = params, .model = model, .n_layers = info->n_layers, .n_vocab = info->n_vocab, .err = err };
+    int32_t n_candidates = 1 + N_BEYOND;
+    for (int32_t n = info->n_layers; n > 0; n /= 2) n_candidates++;
+    b.n_total = n_candidates * params->n_samples;
+    calibration found = { 0 };
+    const tmx_status status = run_bench(&b, pool, &found);
+    close_bench(&b);
+    if (status != TMX_OK) {
+        free(b.curve);
+        return status;
+    }
+    found.curve = b.curve;
+    found.n_points = b.n_points;
+    *result = found;
+    return TMX_OK;
+}
+
+void calibration_free(calibration *result)
+{
+    free(result->curve);
+    *result = (calibration){ 0 };
+}

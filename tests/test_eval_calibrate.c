@@ -1,0 +1,209 @@
+/* rooms: run eval */
+/* test_eval_calibrate.c - the search for the number of layers on made-up losses, and the measuring on a tiny random model. */
+#include "eval/calibrate.h"
+#include "tiny_model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { MAX_LAYERS = 64 };
+
+typedef struct losses {
+    bool is_inside[MAX_LAYERS + 1];
+    int32_t n_asked, asked[MAX_LAYERS + 1], stop_at;
+} losses;
+
+static int ask(void *ctx, int32_t k)
+{
+    losses *l = ctx;
+    assert_true(k >= 1 && k <= MAX_LAYERS);
+    l->asked[k]++;
+    if (++l->n_asked == l->stop_at) return -1;
+    return l->is_inside[k];
+}
+
+/* Losses that grow: the search finds the edge, with few questions, none of them far behind it. */
+static void the_edge_is_found(void **state)
+{
+    (void)state;
+    for (int32_t n = 1; n <= MAX_LAYERS; n++) {
+        for (int32_t edge = 0; edge <= n; edge++) {
+            losses l = { .stop_at = -1 };
+            for (int32_t k = 1; k <= edge; k++) l.is_inside[k] = true;
+            assert_int_equal(calibrate_search(n, ask, &l), edge);
+            assert_true(l.n_asked <= (int32_t)ceil(log2(n + 1)) + 2);
+        }
+    }
+}
+
+/* Losses that do not grow with every layer: what lies up to two layers behind the edge is found, and nothing that does not fit
+ * is ever taken. */
+static void a_bump_is_stepped_over(void **state)
+{
+    (void)state;
+    losses l = { .stop_at = -1 };
+    for (int32_t k = 1; k <= 12; k++) l.is_inside[k] = true;
+    l.is_inside[14] = l.is_inside[15] = true;          /* 13 is the bump; halves of 30: 15, 23, 19, 17, 16 */
+    assert_int_equal(calibrate_search(30, ask, &l), 15);
+
+    l = (losses){ .stop_at = -1 };
+    for (int32_t k = 1; k <= 12; k++) l.is_inside[k] = true;
+    l.is_inside[14] = l.is_inside[16] = true;          /* halves of 30: 15, 7, 11, 13, 12 */
+    assert_int_equal(calibrate_search(30, ask, &l), 16);
+
+    uint64_t seed = 1;
+    for (int round = 0; round < 2000; round++) {
+        l = (losses){ .stop_at = -1 };
+        for (int32_t k = 1; k <= 30; k++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            l.is_inside[k] = seed >> 63 != 0;
+        }
+        const int32_t found = calibrate_search(30, ask, &l);
+        assert_true(found == 0 || (l.is_inside[found] && l.asked[found] > 0));
+    }
+}
+
+static void a_stop_is_handed_up(void **state)
+{
+    (void)state;
+    for (int32_t stop = 1; stop <= 6; stop++) {
+        losses l = { .stop_at = stop };
+        assert_int_equal(calibrate_search(30, ask, &l), -1);
+        assert_int_equal(l.n_asked, stop);
+    }
+}
+
+/* ---------------------------------------------------------------- on a model */
+
+typedef struct fixture {
+    tiny_model tiny;
+    tmx_pool *pool;
+    tmx_model *model;
+} fixture;
+
+static int open_model(void **state)
+{
+    static fixture f;
+    tmx_error err;
+    tiny_model_create(&f.tiny, 3, true, false);
+    if (tmx_pool_create(&f.pool, 2, &err) != TMX_OK) return -1;
+    if (tmx_model_open(&f.model, f.tiny.path, &(tmx_model_params){ .compute = TMX_COMPUTE_F32 }, f.pool, &err) != TMX_OK) {
+        print_error("%s\n", err.text);
+        return -1;
+    }
+    *state = &f;
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    fixture *f = *state;
+    tmx_model_close(f->model);
+    tmx_pool_free(f->pool);
+    tiny_model_free(&f->tiny);
+    return 0;
+}
+
+static const int32_t last_first[] = { 2, 0, 1 };
+
+static calibration_params params_of(calibration_budget budget, double limit)
+{
+    return (calibration_params){ .order = last_first, .n_sink = 2, .n_window = 16, .n_last = 8, .kind = task_find("kv_number"),
+                                 .seed = 5, .n_samples = 3, .n_tokens = 700, .budget = budget, .limit = limit };
+}
+
+static calibration run(const fixture *f, const calibration_params *params)
+{
+    calibration found = { 0 };
+    tmx_error err;
+    if (calibrate(&found, f->model, f->pool, params, &err) != TMX_OK) fail_msg("%s", err.text);
+    return found;
+}
+
+static void budgets_bound_the_loss(void **state)
+{
+    const fixture *f = *state;
+    calibration_params params = params_of(CALIBRATE_KL, 1e9);
+    calibration found = run(f, &params);
+    assert_int_equal(found.n_sparse, 3);
+    assert_int_equal(found.curve[0].n_sparse, 0);
+    assert_true(found.curve[0].kl == 0 && found.curve[0].top1 == 1 && found.curve[0].ttft_ms > 0);
+    const tmx_plan_point *all = &found.curve[found.n_points - 1];
+    assert_int_equal(all->n_sparse, 3);
+    assert_true(all->kl > 1e-7);                       /* the tiny model does read its middle */
+    const double kl = all->kl;
+    calibration_free(&found);
+
+    params = params_of(CALIBRATE_KL, kl / 2);          /* measured again, the same: half of it is too little for three */
+    found = run(f, &params);
+    assert_true(found.n_sparse >= 1 && found.n_sparse < 3);
+    calibration_free(&found);
+
+    params = params_of(CALIBRATE_KL, 0);               /* the last layer is free: its last rows see everything */
+    found = run(f, &params);
+    assert_int_equal(found.n_sparse, 1);
+    assert_true(found.curve[1].n_sparse == 1 && found.curve[1].kl == 0);
+    calibration_free(&found);
+
+    params = params_of(CALIBRATE_DROP, 0);             /* a random model scores nothing, and so loses nothing */
+    found = run(f, &params);
+    assert_int_equal(found.n_sparse, 3);
+    tmx_plan *plan;
+    char text[128];
+    assert_int_equal(calibration_plan(&plan, f->model, &params, 2, NULL), TMX_OK);
+    assert_string_equal(tmx_plan_text(plan, text, sizeof text), "triangle 0,2 (sink 2, window 16, last 8), dense 1");
+    assert_int_equal(tmx_plan_set_curve(plan, found.curve, found.n_points, NULL), TMX_OK);
+    tmx_plan_free(plan);
+    calibration_free(&found);
+}
+
+static bool stop_at(void *ctx, int32_t n_done, int32_t n_total)
+{
+    assert_true(n_done <= n_total);
+    return n_done < *(const int32_t *)ctx;
+}
+
+static void wrong_calls_are_explained(void **state)
+{
+    const fixture *f = *state;
+    static const int32_t twice[] = { 2, 0, 2 }, out[] = { 2, 0, 3 };
+    calibration found = { .n_sparse = 77 };
+    tmx_error err;
+    calibration_params params = params_of(CALIBRATE_KL, NAN);
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "calibration: a budget of nan, expected 0 or more");
+    params = params_of(CALIBRATE_KL, 1);
+    params.order = twice;
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "calibration: order[2] is layer 2, expected each of 0..2 once");
+    params.order = out;
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "calibration: order[2] is layer 3, expected each of 0..2 once");
+    params = params_of(CALIBRATE_KL, 1);
+    params.n_samples = 0;
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    params = params_of(CALIBRATE_KL, 1);
+    params.n_window = 0;
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    for (int32_t stop = 1; stop <= 7; stop += 3) {
+        params = params_of(CALIBRATE_KL, 1);
+        params.progress = stop_at;
+        params.progress_ctx = &stop;
+        assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_CANCELLED);
+    }
+    assert_int_equal(found.n_sparse, 77);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_edge_is_found),
+        cmocka_unit_test(a_bump_is_stepped_over),
+        cmocka_unit_test(a_stop_is_handed_up),
+        cmocka_unit_test(budgets_bound_the_loss),
+        cmocka_unit_test(wrong_calls_are_explained),
+    };
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}
