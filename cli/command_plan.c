@@ -1,5 +1,6 @@
 #include "commands.h"
 #include "model_choice.h"
+#include "plan_budget.h"
 #include "plan_choice.h"
 #include "report.h"
 
@@ -24,7 +25,7 @@ static int open_target(plan_target *t, const plan_options *o)
         if (tmx_file_open(&t->file, o->model, &err) != TMX_OK) return complain_error(&err);
         return tmx_model_probe_file(t->file, &params, &t->info, &err) == TMX_OK ? 0 : complain_error(&err);
     }
-    if (tmx_pool_create(&t->pool, 0, &err) != TMX_OK) return complain_error(&err);
+    if (tmx_pool_create(&t->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);
     if (tmx_model_open(&t->model, o->model, &params, t->pool, &err) != TMX_OK) return complain_error(&err);
     t->info = *tmx_model_info_get(t->model);
     return 0;
@@ -106,29 +107,37 @@ static int parse_order(const char *text, tmx_probe_order *order, uint64_t *seed)
     return complain(EXIT_USAGE, "option --order: '%s' is not one of gradient, deepest, shallowest, random:SEED, worst", text);
 }
 
-static int plan_from_probe(const plan_options *o, const tmx_model_info *info, tmx_plan **plan)
+static int plan_from_probe(const plan_options *o, const plan_target *t, tmx_plan **plan)
 {
+    const tmx_model_info *info = &t->info;
     tmx_probe_report *report = NULL;
+    calibration found = { .n_sparse = o->n_layers };
     tmx_probe_order order = TMX_ORDER_GRADIENT;
     tmx_error err;
     uint64_t seed = 0;
-    const int code = o->order != NULL ? parse_order(o->order, &order, &seed) : 0;
+    int code = o->order != NULL ? parse_order(o->order, &order, &seed) : 0;
     if (code != 0) return code;
     if (o->n_layers > info->n_layers) {
         return complain(EXIT_USAGE, "option --layers: %d of a model of %d layers", o->n_layers, info->n_layers);
     }
-    tmx_status status = tmx_probe_report_open(&report, o->probe, info, &err);
-    if (status == TMX_OK) status = tmx_probe_report_plan(plan, report, info, order, seed, o->n_layers, &err);
+    if (tmx_probe_report_open(&report, o->probe, info, &err) != TMX_OK) return complain_error(&err);
+    if (o->budget != NULL) code = budget_spend(o, t->model, t->pool, report, order, seed, &found);
+    if (code == 0) {
+        tmx_status status = tmx_probe_report_plan(plan, report, info, order, seed, found.n_sparse, &err);
+        if (status == TMX_OK) status = tmx_plan_set_sizes(*plan, o->plan.n_sink, o->plan.n_window, o->plan.n_last, &err);
+        if (status == TMX_OK && o->budget != NULL) status = budget_record(o, &found, *plan, &err);
+        if (status != TMX_OK) code = complain_error(&err);
+    }
     tmx_probe_report_free(report);
-    if (status == TMX_OK) status = tmx_plan_set_sizes(*plan, o->plan.n_sink, o->plan.n_window, o->plan.n_last, &err);
-    return status == TMX_OK ? 0 : complain_error(&err);
+    calibration_free(&found);
+    return code;
 }
 
 static int show_and_save(const plan_options *o, const plan_target *t)
 {
     tmx_plan *plan = NULL;
     tmx_error err;
-    int code = o->probe != NULL ? plan_from_probe(o, &t->info, &plan) : plan_choose(&o->plan, &t->info, &plan);
+    int code = o->probe != NULL ? plan_from_probe(o, t, &plan) : plan_choose(&o->plan, &t->info, &plan);
     if (code == 0 && o->note != NULL && tmx_plan_set_note(plan, o->note, &err) != TMX_OK) code = complain_error(&err);
     if (code == 0 && o->output != NULL && tmx_plan_save(plan, o->output, &err) != TMX_OK) code = complain_error(&err);
     if (code == 0) {

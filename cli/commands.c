@@ -173,14 +173,38 @@ static const option_spec plan_rows[] = {
     { .group = "Plan from a probe", .name = "order", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "gradient", AT(order),
       .help = "with --probe: which layers first: gradient (smallest Middle gradient), or for comparison deepest, shallowest, "
               "random:SEED, worst (largest Middle gradient)" },
+    { .group = "Plan from a probe", .name = "budget", .argument = "kl=X|drop=X", .kind = OPTION_TEXT, .fallback = "", AT(budget),
+      .help = "with --probe, instead of --layers: as many layers as lose at most X, measured on prompts of one task: mean KL(dense, "
+              "plan) of the first token, or points of the task's score" },
+    { .group = "Plan from a probe", .name = "objective", .argument = "layers|ttft", .kind = OPTION_CHOICE, .choices = "layers|ttft",
+      AT(objective),
+      .help = "with --budget: of all that was measured and fits, take the most layers, or what was fastest on this machine" },
+    { .group = "Plan from a probe", .name = "task", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "the probe's", AT(task),
+      .help = "with --budget: the task measured; tmx eval --list-tasks names them" },
+    { .group = "Plan from a probe", .name = "tokens", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 1048576, .initial = -1,
+      .fallback = "the probe's", AT(n_tokens),
+      .help = "with --budget: length of a prompt" },
+    { .group = "Plan from a probe", .name = "samples", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 100000, .initial = 8,
+      AT(n_samples),
+      .help = "with --budget: prompts that dense and every candidate run" },
+    { .group = "Plan from a probe", .letter = 's', .name = "seed", .argument = "N", .kind = OPTION_INTEGER, .max = 4294967295.0,
+      .initial = 1, AT(seed),
+      .help = "with --budget: seed of the prompts; take another than the probe's" },
+    { .group = "Plan from a probe", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT, .max = MAX_THREADS,
+      AT(n_threads),
+      .help = "with --budget: worker threads; 0 = one for every core" },
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(output),
       .help = "write the plan to FILE as JSON, tied to this model; the file appears whole or not at all" },
     { .group = "Output", .name = "note", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "the plan's",
       AT(note),
       .help = "with -o: a line in the file that says how the plan was chosen" },
+    { .group = "Output", .name = "svg", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(picture),
+      .help = "with --budget: draw loss and time over the number of layers to FILE" },
     { .group = "Output", .name = "list-presets", .kind = OPTION_SWITCH, AT(list_presets),
       .help = "print the names that --plan preset:NAME knows, and stop" },
+    { .group = "Output", .letter = 'q', .name = "quiet", .kind = OPTION_SWITCH, AT(is_quiet),
+      .help = "say nothing on standard error but errors" },
 };
 
 static const command_example plan_examples[] = {
@@ -188,11 +212,13 @@ static const command_example plan_examples[] = {
     { "keep it",
       "tmx plan -m model.gguf --plan triangle:10-29 --window 1024 -o model.plan.json --note 'needle test, 32K'" },
     { "the 16 layers that lose least by a probe", "tmx plan -m model.gguf --probe probe.json --layers 16 -o model.plan.json" },
+    { "as many as a loss of 0.01 allows, measured",
+      "tmx plan -m model.gguf --probe probe.json --budget kl=0.01 --tokens 8000 -o model.plan.json --svg curve.svg" },
 };
 
 const command plan_command = {
     .name = "plan",
-    .usage = "-m MODEL (--plan SPEC | --probe FILE --layers K) [options]",
+    .usage = "-m MODEL (--plan SPEC | --probe FILE (--layers K | --budget kl=X)) [options]",
     .summary = "show what a plan computes in every layer and what it saves; write plan files",
     .description =
         "Shows the pattern of every layer and, for prompts of 2K to 128K tokens, how many query-key pairs the plan "
@@ -479,10 +505,16 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
     if (o->list_presets) return true;
     if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
     if (o->plan.spec == NULL && o->probe == NULL) {
-        return refuse_line(why, size, "no plan: give --plan SPEC, or --probe FILE and --layers K");
+        return refuse_line(why, size, "no plan: give --plan SPEC, or --probe FILE and --layers K or --budget kl=X");
     }
     if (o->plan.spec != NULL && o->probe != NULL) return refuse_line(why, size, "give only one of --plan and --probe");
-    if (o->probe != NULL && o->n_layers < 0) return refuse_line(why, size, "option --probe needs --layers K");
+    if (o->probe != NULL && (o->n_layers < 0) == (o->budget == NULL)) {
+        return refuse_line(why, size, "option --probe needs either --layers K or --budget kl=X");
+    }
+    if (o->probe == NULL && o->budget != NULL) return refuse_line(why, size, "option --budget needs --probe FILE");
+    if (o->budget == NULL && (o->objective != OBJECTIVE_LAYERS || o->task != NULL || o->n_tokens > 0 || o->picture != NULL)) {
+        return refuse_line(why, size, "options --objective, --task, --tokens and --svg need --budget");
+    }
     if (o->probe == NULL && o->n_layers >= 0) return refuse_line(why, size, "option --layers needs --probe FILE");
     if (o->probe == NULL && o->order != NULL) return refuse_line(why, size, "option --order needs --probe FILE");
     if (o->note != NULL && o->output == NULL) return refuse_line(why, size, "option --note needs -o FILE");

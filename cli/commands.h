@@ -47,9 +47,17 @@ typedef struct plan_options {
     plan_choice plan;
     const char *probe, *order;     /* order NULL = gradient */
     int32_t n_layers;              /* -1 = not given */
-    const char *output, *note;
-    bool list_presets;
+    const char *budget;            /* "kl=0.01"; instead of n_layers */
+    int32_t objective;             /* layers, ttft */
+    const char *task;              /* NULL = what the probe's prompts were */
+    int32_t n_samples, n_tokens;   /* n_tokens -1 = as the probe's prompts */
+    int64_t seed;
+    int32_t n_threads;
+    const char *output, *note, *picture;
+    bool list_presets, is_quiet;
 } plan_options;
+
+enum { OBJECTIVE_LAYERS, OBJECTIVE_TTFT };
 
 typedef struct probe_options {
     const char *model;

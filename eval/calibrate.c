@@ -333,7 +333,7 @@ tmx_status calibrate(calibration *result, const tmx_model *model, tmx_pool *pool
     int32_t n_candidates = 1 + N_BEYOND;
     for (int32_t n = info->n_layers; n > 0; n /= 2) n_candidates++;
     b.n_total = n_candidates * params->n_samples;
-    calibration found = { 0 };
+    calibration found = { .kind = params->kind, .n_samples = params->n_samples, .n_tokens = params->n_tokens };
     const tmx_status status = run_bench(&b, pool, &found);
     close_bench(&b);
     if (status != TMX_OK) {

@@ -33,6 +33,8 @@ typedef struct calibration {
     int32_t n_points;
     int32_t n_sparse;              /* chosen: the first n_sparse layers of the order */
     int32_t min_tokens;            /* shortest length from which the plan was no slower, 0 = every length tried */
+    const task_kind *kind;         /* what was measured on */
+    int32_t n_samples, n_tokens;
 } calibration;
 
 /* TMX_E_ARG, TMX_E_MEMORY, TMX_E_CANCELLED, or what making and running the prompts refuses; *result is untouched. */

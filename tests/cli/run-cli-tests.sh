@@ -97,8 +97,11 @@ refused "adapter scale 0"         1 "--lora-scaled: 0 is out of range"          
 refused "plan: no model"          1 "no model"                                        plan --plan dense
 refused "plan: no plan"           1 "no plan"                                         plan -m x
 refused "plan: two sources"       1 "only one of --plan and --probe"                  plan -m x --plan dense --probe y --layers 1
-refused "plan: no layers"         1 "--probe needs --layers"                          plan -m x --probe y
+refused "plan: no layers"         1 "--probe needs either --layers K or --budget"                         plan -m x --probe y
 refused "plan: layers alone"      1 "--layers needs --probe"                          plan -m x --plan dense --layers 3
+refused "plan: layers and budget" 1 "--probe needs either --layers K or --budget"     plan -m x --probe y --layers 3 --budget kl=1
+refused "plan: budget alone"      1 "--budget needs --probe"                          plan -m x --plan dense --budget kl=1
+refused "plan: task alone"        1 "need --budget"                                   plan -m x --probe y --layers 3 --task vt
 refused "plan: order alone"       1 "--order needs --probe"                           plan -m x --plan dense --order worst
 refused "probe: no model"         1 "no model"                                        probe -o x
 refused "probe: nothing to resume" 1 "--resume needs -o"                              probe -m x --resume
@@ -219,9 +222,17 @@ model_tests() {
     fine "plan, deepest" plan -m "$model" --probe "$tmp/whole.json" --layers 4 --order deepest --window 99
     printed "plan, deepest" '^triangle 26-29 \(sink 8, window 99, last 128\), dense 0-25$'
     refused "plan: unknown order" 1 "'best' is not one of" plan -m "$model" --probe "$tmp/whole.json" --layers 4 --order best
+    refused "plan: budget of nothing" 1 "'kl=-1' is not kl=X or drop=X" plan -m "$model" --probe "$tmp/whole.json" --budget kl=-1
+    refused "plan: unknown task" 1 "no task 'walk'" plan -m "$model" --probe "$tmp/whole.json" --budget kl=1 --task walk
+    fine "plan by a budget" plan -q -m "$model" --probe "$tmp/whole.json" --budget kl=1000 --task passkey --tokens 200 --samples 1 \
+        --window 32 --last 16 -o "$tmp/budget.plan.json" --svg "$tmp/budget.svg"
+    printed "plan by a budget" '^30 +[0-9.e-]+ +[0-9]+ % .* <- chosen$'
+    fine "plan by a budget, read back" plan -m "$model" --plan "$tmp/budget.plan.json"
+    printed "plan by a budget, read back" '^triangle 0-29 \(sink 8, window 32, last 16\)'
+    printed "plan by a budget, read back" '^note: .*; kl=1000 of 1 passkey prompts of 200 tokens$'
     refused "plan: too many layers" 1 "31 of a model of 30 layers" plan -m "$model" --probe "$tmp/whole.json" --layers 31
     sed 's/"fingerprint": "./"fingerprint": "0/' "$tmp/whole.json" >"$tmp/other.json"
-    refused "plan: another model's probe" 2 "made for the model file with fingerprint" \
+    refused "plan: another model's probe" 2 "made for another model file" \
         plan -m "$model" --probe "$tmp/other.json" --layers 4
     n=$(seq -s ' ' 300)
     printf '{"prompt": "%s The capital of France is", "answer": " Paris"}\n' "$n" >"$tmp/own.jsonl"
