@@ -25,7 +25,7 @@ void probe_prompts_free(probe_prompts *p)
 /* The answer's first token is what follows the prompt's ids in the ids of both together. */
 static bool find_target(const int32_t *prompt, size_t n_prompt, const int32_t *both, size_t n_both, int32_t *target)
 {
-    if (n_both <= n_prompt || memcmp(prompt, both, n_prompt * sizeof *prompt) != 0) return false;
+    if (prompt == NULL || both == NULL || n_both <= n_prompt || memcmp(prompt, both, n_prompt * sizeof *prompt) != 0) return false;
     *target = both[n_prompt];
     return true;
 }

@@ -48,7 +48,7 @@ static void copy_name(char *to, size_t size, const char *from)
 
 model_tag model_tag_of(const tmx_model_info *info)
 {
-    model_tag tag;
+    model_tag tag = { .architecture = "", .name = "", .fingerprint = "" };
     copy_name(tag.architecture, sizeof tag.architecture, info->architecture);
     copy_name(tag.name, sizeof tag.name, info->name != NULL ? info->name : "");
     copy_name(tag.fingerprint, sizeof tag.fingerprint, info->fingerprint != NULL ? info->fingerprint : "");

@@ -151,7 +151,7 @@ tmx_status strict_check_format(const strict_reader *r, json_t *root, const char 
     if (strcmp(json_string_value(value), format) != 0) {
         return strict_refuse_field(r, "format", "found \"%.40s\", expected \"%s\"", json_string_value(value), format);
     }
-    int32_t found;
+    int32_t found = 0;
     TRY(strict_get_count(r, root, "version", 1, &found));
     if (found != version) {                        /* before the fields: a later version may have others */
         return refuse(r->err, TMX_E_UNSUPPORTED, "%s: %s version %d, this library reads version %d", r->file, r->what, found, version);

@@ -78,8 +78,8 @@ static tmx_status read_sample(const strict_reader *r, json_t *value, size_t i, t
         return refuse(r->err, TMX_E_FORMAT, "%s: field \"samples[%zu]\": found %s, expected an object", r->file, i, strict_type_name(value));
     }
     TRY(strict_refuse_unknown_fields(r, value, inside, known));
-    int32_t numbers[3];
-    double logit;
+    int32_t numbers[3] = { 0 };
+    double logit = 0;
     for (int k = 0; k < 3; k++) {
         snprintf(field, sizeof field, "%s%s", inside, names[k]);
         TRY(strict_get_count(r, value, field, k == 0 ? 1 : 0, &numbers[k]));
@@ -109,7 +109,7 @@ static tmx_status read_samples(const strict_reader *r, json_t *root, tmx_probe_r
         { "n_samples", report->n_samples }, { "n_correct", report->n_correct }, { "n_used", report->n_used },
     };
     for (int i = 0; i < 3; i++) {
-        int32_t found;
+        int32_t found = 0;
         TRY(strict_get_count(r, root, counts[i].field, 0, &found));
         if (found == counts[i].counted) continue;
         return strict_refuse_field(r, counts[i].field, "found %d, the samples say %d", found, counts[i].counted);
@@ -122,7 +122,7 @@ static tmx_status read_layer(const strict_reader *r, json_t *value, int32_t laye
     static const char *const known[] = { "layer", "middle", "last", "streaming", NULL };
     static const char *const known_sums[] = { "theta_abs", "theta_signed", "head_abs", "da_abs", "attention", NULL };
     char inside[32], field[64], section_inside[64];
-    int32_t number;
+    int32_t number = 0;
     snprintf(inside, sizeof inside, "layers[%d].", layer);
     if (!json_is_object(value)) {
         return refuse(r->err, TMX_E_FORMAT, "%s: field \"layers[%d]\": found %s, expected an object", r->file, layer, strict_type_name(value));
@@ -185,7 +185,7 @@ static tmx_status read_report(const strict_reader *r, json_t *root, const tmx_mo
     static const char *const known[] = { "format", "version", "model", "settings", "n_samples", "n_correct", "n_used", "order",
                                          "layers", "samples", NULL };
     model_tag tag = { .name = "", .fingerprint = "" };
-    int32_t n_layers;
+    int32_t n_layers = 0;
     tmx_probe_settings settings;
     TRY(strict_check_format(r, root, FORMAT_NAME, FORMAT_VERSION, known));
     TRY(model_tag_read(r, root, &tag, &n_layers));
@@ -215,7 +215,7 @@ tmx_status probe_report_read_json(tmx_probe_report **report, const char *text, s
                                   const tmx_model_info *info, tmx_error *err)
 {
     const strict_reader r = reader_of(name, err);
-    json_t *root;
+    json_t *root = NULL;
     TRY(strict_parse(&r, text, n_bytes, &root));
     tmx_probe_report *made = NULL;
     const tmx_status status = read_report(&r, root, info, &made);
@@ -232,7 +232,7 @@ tmx_status tmx_probe_report_open(tmx_probe_report **report, const char *path, co
     const int fd = strict_open(path);
     if (fd < 0) return refuse(err, TMX_E_IO, "%s: %s", r.file, strerror(errno));
     char *text = NULL;
-    size_t n_bytes;
+    size_t n_bytes = 0;
     tmx_status status = strict_read_file(&r, fd, &text, &n_bytes);
     close(fd);
     if (status != TMX_OK) return status;

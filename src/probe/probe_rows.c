@@ -24,9 +24,9 @@ static void for_rows(row_job *job, pool_task *run)
 /* Rows [*row, end) of the chunk for this task. */
 static size_t task_rows(const row_job *job, int32_t task, size_t *row)
 {
-    const int32_t begin = task * ROWS_PER_TASK, left = job->span.n - begin;
-    *row = (size_t)begin;
-    return (size_t)(begin + (left < ROWS_PER_TASK ? left : ROWS_PER_TASK));
+    const size_t begin = (size_t)task * ROWS_PER_TASK, left = (size_t)job->span.n - begin;
+    *row = begin;
+    return begin + (left < ROWS_PER_TASK ? left : ROWS_PER_TASK);
 }
 
 /* ---------------------------------------------------------------- embedding and angles */
