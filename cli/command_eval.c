@@ -226,28 +226,28 @@ static int add_text(evaluation *e, const prompt *text, int32_t length)
         .n_samples = n_held < e->options->n_samples ? n_held : e->options->n_samples });
 }
 
-/* Files are read before the model is opened, so that a wrong path costs no time. */
+/* Before the model is opened, so that a wrong name or path costs no time. */
 static int read_files(evaluation *e)
 {
     const eval_options *o = e->options;
     tmx_error err;
+    e->cells = calloc(MAX_CELLS, sizeof *e->cells);
+    if (e->cells == NULL) return complain(EXIT_RESOURCES, "out of memory for %d tasks", MAX_CELLS);
     for (int32_t i = 0; i < o->data.n; i++) {
         const tmx_status status = data_read(&e->sets[i], o->data.items[i], o->n_samples, o->metric - 1, o->n_predict, &err);
         if (status != TMX_OK) return complain_error(&err);
     }
     int code = parse_values("lengths", o->lengths != NULL ? o->lengths : "1024,2048", MIN_LENGTH, 134217728, e->lengths,
                             &e->n_lengths);
+    for (int32_t i = 0; i < e->n_lengths && o->tasks != NULL && code == 0; i++) code = add_tasks(e, (int32_t)e->lengths[i]);
     for (int32_t i = 0; i < o->texts.n && code == 0; i++) code = prompt_read(&e->texts[i], o->texts.items[i]);
     return code;
 }
 
-static int make_cells(evaluation *e)
+static int add_files(evaluation *e)
 {
     const eval_options *o = e->options;
     int code = 0;
-    e->cells = calloc(MAX_CELLS, sizeof *e->cells);
-    if (e->cells == NULL) return complain(EXIT_RESOURCES, "out of memory for %d tasks", MAX_CELLS);
-    for (int32_t i = 0; i < e->n_lengths && o->tasks != NULL && code == 0; i++) code = add_tasks(e, (int32_t)e->lengths[i]);
     for (int32_t i = 0; i < o->data.n && code == 0; i++) {
         code = add_cell(e, &(eval_cell){ .name = e->sets[i].name, .data = &e->sets[i], .n_samples = e->sets[i].n });
     }
@@ -378,7 +378,7 @@ static int evaluate(evaluation *e, const char *line)
     if (code == 0) code = check_page(e->options->page);
     if (code == 0) code = open_model(e);
     if (code == 0) code = make_plans(e);
-    if (code == 0) code = make_cells(e);
+    if (code == 0) code = add_files(e);
     if (code == 0) code = run_all(e);
     if (code == 0 && e->run.n_done > 0) code = print_results(e, line);
     return code == 0 && e->run.is_stopped ? signals_say_interrupted() : code;

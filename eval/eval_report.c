@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *const report_task_heads[REPORT_TASK_COLUMNS] = {
@@ -244,11 +245,18 @@ static void add(json_t *array, json_t *value, bool *is_whole) { *is_whole &= jso
 
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-/* Names and paths may hold any bytes. */
+/* Names and paths may hold any bytes: where they are no UTF-8, what is not ASCII becomes '?'. */
 static json_t *text_value(const char *text)
 {
     json_t *value = json_string(text);
-    return value != NULL ? value : json_string("?");
+    char *copy = value == NULL ? strdup(text) : NULL;
+    if (copy == NULL) return value;
+    for (char *c = copy; *c != '\0'; c++) {
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    }
+    value = json_string(copy);
+    free(copy);
+    return value;
 }
 
 static json_t *row_object(const eval_report *r, const summary_row *row, bool *is_whole)
@@ -343,7 +351,7 @@ tmx_status report_print_json(const eval_report *r, FILE *out, tmx_error *err)
     bool is_whole = true;
     json_t *o = report_object(r, &is_whole);
     if (is_whole && o != NULL) {
-        json_dumpf(o, out, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+        is_whole = json_dumpf(o, out, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0 || ferror(out);
         fputc('\n', out);
     }
     json_decref(o);

@@ -109,19 +109,30 @@ refused "probe: two sources"      1 "only one of --prompts and --kind"          
 refused "probe: no samples"       1 "--samples: 0 is out of range 1\.\."              probe -m x --samples 0
 refused "probe: model missing"    2 "nowhere.gguf"                                    probe -m "$tmp/nowhere.gguf"
 refused "plan: note without file" 1 "--note needs -o"                                 plan -m x --plan dense --note n
+refused "eval: no model"          1 "no model"                                        eval --tasks passkey
+refused "eval: nothing"           1 "nothing to evaluate"                             eval -m x
+refused "eval: unknown task"      1 "--tasks: 'walk' is unknown"                      eval -m x --tasks passkey,walk
+refused "eval: task twice"        1 "'vt' is named twice"                             eval -m x --tasks vt,vt
+refused "eval: bad length"        1 "--lengths: '1K' is no number"                    eval -m x --tasks vt --lengths 1K
+refused "eval: lengths of data"   1 "--lengths needs"                                 eval -m x --data y --lengths 9
+refused "eval: metric of tasks"   1 "need --data"                                     eval -m x --tasks vt --metric f1
+refused "eval: sweep of nothing"  1 "--sweep needs one --plan"                        eval -m x --tasks vt --sweep window=9
+refused "eval: sizes of nothing"  1 "need --plan"                                     eval -m x --tasks vt --window 9
 refused "inspect: no model"       1 "no model"                                        inspect
 refused "inspect: two models"     1 "-m/--model given twice"                          inspect a b
 
 run
 verdict "no arguments" "$([ "$code" = 1 ] && grep -q '^Usage' "$tmp/err" && echo yes)" "exit code $code, expected 1"
-for arguments in --help "run --help" "run -h" "plan --help" "probe --help" "inspect --help" --man "run --man" "plan --man" \
-                 "probe --man" "inspect --man"; do
+for arguments in --help "run --help" "run -h" "plan --help" "probe --help" "eval --help" "inspect --help" --man "run --man" \
+                 "plan --man" "probe --man" "eval --man" "inspect --man"; do
     # shellcheck disable=SC2086
     fine "tmx $arguments" $arguments
     printed "tmx $arguments" '^(Usage|\.TH)'
 done
 fine "version" --version
 printed "version" '^tmx [0-9]+\.[0-9]+\.[0-9]+ \('
+fine "tasks" eval --list-tasks
+printed "tasks" '^niah_single_1 +a number'
 fine "presets" plan --list-presets
 printed "presets" '^llama-3\.1-8b-instruct$'
 
@@ -142,6 +153,10 @@ printf '1 -2' >"$tmp/bad.ids"
 refused "ids: negative"           2 "'-2' at position 1"              run -m x --ids "$tmp/bad.ids"
 printf '99999999999999999999999999' >"$tmp/bad.ids"
 refused "ids: too long"           2 "at position 0"                   run -m x --ids "$tmp/bad.ids"
+printf '{"input": "x", "outputs": ["y"]}\n{"input": 7, "outputs": ["y"]}\n' >"$tmp/bad.jsonl"
+refused "eval: data of wrong type" 2 "bad.jsonl:2: field \"input\""   eval -m x --data "$tmp/bad.jsonl"
+refused "eval: data missing"      2 "nowhere.jsonl: No such file"     eval -m x --data "$tmp/nowhere.jsonl"
+refused "eval: page's folder"     2 "cannot be created"               eval -m x --tasks vt --html "$tmp/nowhere/p.html"
 refused "endless prompt"          2 "longer than 1 GiB"               run -m x -f /dev/zero
 
 timeout 60 "$tmx" run -m x -f - >"$tmp/out" 2>"$tmp/err" <&-; code=$?
@@ -244,6 +259,28 @@ model_tests() {
     refused "probe, no JSON" 2 "own.jsonl:1:" probe -q -m "$model" --prompts "$tmp/own.jsonl"
     printf '{"prompt": "The capital", "answer": ""}\n' >"$tmp/own.jsonl"
     refused "probe, no answer" 2 "own.jsonl:1: the answer adds no token" probe -q -m "$model" --prompts "$tmp/own.jsonl"
+
+    local eval=(eval -q -m "$model" --tasks passkey --lengths 300 --samples 1)
+    fine "eval" "${eval[@]}" --plan dense --plan triangle --window 32 --resume "$tmp/journal" --html "$tmp/page.html"
+    printed "eval" '^\| passkey +\| +300 \| 1 \| dense +\| 100\.0 \|'
+    printed "eval" '^\| passkey +\| +300 \| 1 \| triangle +\|'
+    verdict "eval: page" "$(grep -q '</html>' "$tmp/page.html" && grep -q 'tmx eval -q' "$tmp/page.html" && echo yes)" "no page"
+    cp "$tmp/out" "$tmp/table"
+    fine "eval: resumed" "${eval[@]}" --plan dense --plan triangle --window 32 --resume "$tmp/journal" --html "$tmp/page.html"
+    verdict "eval: resumed" "$(cmp -s "$tmp/out" "$tmp/table" && echo yes)" "another table"
+    refused "eval: another journal"   2 "kept with \"plans\""             "${eval[@]}" --plan dense --resume "$tmp/journal"
+    refused "eval: no journal"        2 "not a journal of tmx eval"       "${eval[@]}" --resume "$tmp/table"
+    refused "eval: too short"         1 "task vt: .* tokens are too few"  eval -m "$model" --tasks vt --lengths 200
+    refused "eval: too long"          1 "the model has 8192"              eval -m "$model" --tasks vt --lengths 9000
+    refused "eval: unknown sweep"     1 "expected window="                "${eval[@]}" --plan triangle --sweep walk=3
+    refused "eval: sweep of dense"    1 "dense in every layer"            "${eval[@]}" --plan dense --sweep window=3
+    refused "eval: layers"            1 "'31' is no number or range in 0\.\.30" "${eval[@]}" --plan triangle --sweep layers=31
+    printf '{"input": "%s", "outputs": ["y"]}\n' "$(printf 'word %.0s' $(seq 9000))" >"$tmp/long.jsonl"
+    refused "eval: data too long"     2 "long, line 1: the prompt has 90[0-9]+ tokens" eval -m "$model" --data "$tmp/long.jsonl"
+    timeout --preserve-status -s INT 4 "$tmx" eval -m "$model" --tasks passkey --lengths 300 --samples 1000 -o csv \
+        >"$tmp/out" 2>"$tmp/err" </dev/null
+    code=$?
+    check "eval: interrupted" 130 "interrupted"
 
     fine "answer" "${quiet[@]}" -p "$capital" -n 1
     same "answer" " Paris"
