@@ -186,13 +186,19 @@ static int add_cell(evaluation *e, const eval_cell *cell)
     return 0;
 }
 
+static int add_task(evaluation *e, const task_kind *kind, int32_t length)
+{
+    const eval_cell cell = { .name = kind->name, .kind = kind, .length = length, .n_samples = e->options->n_samples };
+    return add_cell(e, &cell);
+}
+
 static int add_tasks(evaluation *e, int32_t length)
 {
     const eval_options *o = e->options;
     const bool is_all = strcmp(o->tasks, "all") == 0;
     int code = 0;
     for (int32_t i = 0; is_all && i < task_count() && code == 0; i++) {
-        code = add_cell(e, &(eval_cell){ .name = task_at(i)->name, .kind = task_at(i), .length = length, .n_samples = o->n_samples });
+        code = add_task(e, task_at(i), length);
     }
     for (const char *at = o->tasks; !is_all && code == 0;) {
         char name[64] = "";
@@ -202,7 +208,7 @@ static int add_tasks(evaluation *e, int32_t length)
         if (kind == NULL) {
             return complain(EXIT_USAGE, "option --tasks: '%.*s' is unknown; tmx eval --list-tasks names them", (int)n, at);
         }
-        code = add_cell(e, &(eval_cell){ .name = kind->name, .kind = kind, .length = length, .n_samples = o->n_samples });
+        code = add_task(e, kind, length);
         if (at[n] == '\0') break;
         at += n + 1;
     }
@@ -221,9 +227,9 @@ static int add_text(evaluation *e, const prompt *text, int32_t length)
     if (n_held == 0) {
         return complain(EXIT_INPUT, "%s: %zu tokens, too few for one piece of %d", text->source, text->n_ids, length);
     }
-    return add_cell(e, &(eval_cell){
-        .name = file_name(text->source), .text = text->ids, .n_text = (int32_t)text->n_ids, .length = length,
-        .n_samples = n_held < e->options->n_samples ? n_held : e->options->n_samples });
+    const eval_cell cell = { .name = file_name(text->source), .text = text->ids, .n_text = (int32_t)text->n_ids, .length = length,
+                             .n_samples = n_held < e->options->n_samples ? n_held : e->options->n_samples };
+    return add_cell(e, &cell);
 }
 
 /* Before the model is opened, so that a wrong name or path costs no time. */
@@ -249,7 +255,8 @@ static int add_files(evaluation *e)
     const eval_options *o = e->options;
     int code = 0;
     for (int32_t i = 0; i < o->data.n && code == 0; i++) {
-        code = add_cell(e, &(eval_cell){ .name = e->sets[i].name, .data = &e->sets[i], .n_samples = e->sets[i].n });
+        const eval_cell cell = { .name = e->sets[i].name, .data = &e->sets[i], .n_samples = e->sets[i].n };
+        code = add_cell(e, &cell);
     }
     for (int32_t i = 0; i < o->texts.n && code == 0; i++) {
         code = prompt_tokenize_text(&e->texts[i], e->model);

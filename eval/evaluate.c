@@ -272,9 +272,9 @@ static tmx_status run_task(runner *r, const prompt *p, int32_t plan, eval_result
 /* -log of the probability of an id, in f64. */
 static double surprise(const float *logits, int32_t n, int32_t id)
 {
-    double sum = 0;
     const double top = (double)logits[greedy_token(logits, n)];
-    for (int32_t i = 0; i < n; i++) sum += exp((double)logits[i] - top);
+    double sum = exp((double)logits[0] - top);
+    for (int32_t i = 1; i < n; i++) sum += exp((double)logits[i] - top);
     return log(sum) + top - (double)logits[id];
 }
 

@@ -15,5 +15,3 @@ void fault_set(tmx_error *err, tmx_status code, const char *format, ...)
         if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
     }
 }
-
-tmx_status fault_memory(tmx_error *err, const char *what) { return fault(err, TMX_E_MEMORY, "out of memory for %s", what); }

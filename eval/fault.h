@@ -9,10 +9,10 @@ __attribute__((format(printf, 3, 4)))
 void fault_set(tmx_error *err, tmx_status code, const char *format, ...);
 
 /* An expression of the value `code`, as in  return fault(err, TMX_E_FORMAT, "%s:%d: ...", path, line);  */
-#define fault(err, code, ...) (fault_set((err), (code), __VA_ARGS__), (code))
+#define fault(err, code, ...) (fault_set((err), (code), __VA_ARGS__), (tmx_status)(code))
 
 /* "out of memory for the text of a prompt" */
-tmx_status fault_memory(tmx_error *err, const char *what);
+#define fault_memory(err, what) fault(err, TMX_E_MEMORY, "out of memory for %s", what)
 
 /* Hands a failure up unchanged. */
 #define TRY(call) do { const tmx_status try_status_ = (call); if (try_status_ != TMX_OK) return try_status_; } while (0)

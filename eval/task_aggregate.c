@@ -29,7 +29,7 @@ static void draw_chain(dice *d, int32_t n_letters, char names[N_CHAIN][NAME_BYTE
 
 static void put_chain(dice *places, int32_t value, char names[N_CHAIN][NAME_BYTES], int32_t n_lines, text_buf *out)
 {
-    double depths[N_CHAIN];
+    double depths[N_CHAIN] = { 0 };
     for (int32_t i = 0; i < N_CHAIN; i++) {                /* sorted as they come: statements stand in order */
         const double depth = dice_unit(places);
         int32_t at = i;

@@ -118,19 +118,18 @@ static tmx_status build_haystack(const task_build *b, const needles *x, const in
     else for (int32_t i = 0; i < b->n_units; i++) pieces_add(list, "\n", REPEATED_LINE);
     if (list->text.has_failed) return fault_memory(err, "the text of a prompt");
     const int32_t n_pieces = list->n;
-    bool is_placed[MAX_NEEDLES] = { false };
-    for (int32_t k = 0; k < x->n; k++) {
-        int32_t deepest = -1;
-        for (int32_t i = 0; i < x->n; i++) {
-            if (!is_placed[i] && (deepest < 0 || x->depths[i] > x->depths[deepest])) deepest = i;
-        }
-        is_placed[deepest] = true;
+    int32_t order[MAX_NEEDLES] = { 0 };
+    for (int32_t i = 0; i < x->n; i++) {
+        int32_t at = i;
+        for (; at > 0 && x->depths[order[at - 1]] < x->depths[i]; at--) order[at] = order[at - 1];
+        order[at] = i;
+    }
+    for (int32_t i = 0; i < x->n; i++) {
+        const int32_t k = order[i];
         text_buf needle = { 0 };
-        put_needle(s, x->keys[deepest / s->n_values], x->values[deepest], &needle);
+        put_needle(s, x->keys[k / s->n_values], x->values[k], &needle);
         if (needle.has_failed) list->text.has_failed = true;
-        else {
-            pieces_insert(list, (int32_t)(n_pieces * x->depths[deepest]), s->haystack == PROSE ? " " : "\n", needle.data);
-        }
+        else pieces_insert(list, (int32_t)(n_pieces * x->depths[k]), s->haystack == PROSE ? " " : "\n", needle.data);
         text_free(&needle);
     }
     return TMX_OK;
