@@ -182,6 +182,9 @@ check "standard error closed" 1 ""
 # ---------------------------------------------------------------- with the demo model
 
 model_tests() {
+    # Ctrl-C after a while (--preserve-status hands on the program's own exit code).  A script in the background ignores
+    # SIGINT and hands that on; --foreground spares the group, so one Ctrl-C is one signal.
+    local interrupt=(env --default-signal=INT timeout --preserve-status --foreground -s INT)
     local n capital="The capital of France is" doc=$tmp/doc.txt
     local quiet=(run -q -m "$model")
 
@@ -221,8 +224,7 @@ model_tests() {
     refused "probe, resumed with other sections" 1 "measured with other sections" "${probe[@]}" -o "$tmp/parts.json" --resume --last 5
     refused "probe: file cannot be written" 2 "nowhere" "${probe[@]}" -o "$tmp/nowhere/p.json"
     refused "probe: no room for a Middle" 2 "no Middle section" probe -q -m "$model" --tokens 300 --kind passkey --samples 1 --window 290
-    # jobs in the background of a script ignore SIGINT unless told otherwise
-    env --default-signal=INT timeout --preserve-status 120 "$tmx" "${probe[@]}" --samples 5000 -o "$tmp/cut.json" >"$tmp/out" 2>"$tmp/err" &
+    "${interrupt[@]}" 120 "$tmx" "${probe[@]}" --samples 5000 -o "$tmp/cut.json" >"$tmp/out" 2>"$tmp/err" &
     for _ in $(seq 600); do
         grep -qs '^  "n_samples": [1-9]' "$tmp/cut.json" && break
         sleep 0.1
@@ -277,7 +279,7 @@ model_tests() {
     refused "eval: layers"            1 "'31' is no number or range in 0\.\.30" "${eval[@]}" --plan triangle --sweep layers=31
     printf '{"input": "%s", "outputs": ["y"]}\n' "$(printf 'word %.0s' $(seq 9000))" >"$tmp/long.jsonl"
     refused "eval: data too long"     2 "long, line 1: the prompt has 90[0-9]+ tokens" eval -m "$model" --data "$tmp/long.jsonl"
-    timeout --preserve-status -s INT 4 "$tmx" eval -m "$model" --tasks passkey --lengths 300 --samples 1000 -o csv \
+    "${interrupt[@]}" 4 "$tmx" eval -m "$model" --tasks passkey --lengths 300 --samples 1000 -o csv \
         >"$tmp/out" 2>"$tmp/err" </dev/null
     code=$?
     check "eval: interrupted" 130 "interrupted"
@@ -402,9 +404,7 @@ PY
         fine "$n tokens" "${quiet[@]}" --ids "$tmp/some.ids" -n 2 --plan triangle:5-29 --sink 4 --window 60 --last 64
     done
 
-    # Ctrl-C while loading, prefilling, decoding (--preserve-status hands on the program's own exit code).  A script in
-    # the background ignores SIGINT and hands that on; --foreground spares the group, so one Ctrl-C is one signal.
-    local interrupt=(env --default-signal=INT timeout --preserve-status --foreground -s INT)
+    # Ctrl-C while loading, prefilling, decoding
     yes "The river runs past the old stone bridge." | head -n 800 >"$doc"
     for n in 0.5 1.5; do
         "${interrupt[@]}" $n "$tmx" run -m "$model" -f "$doc" -n 1 >"$tmp/out" 2>"$tmp/err" </dev/null
