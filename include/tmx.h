@@ -444,7 +444,7 @@ TMX_API tmx_status tmx_probe_report_open(tmx_probe_report **report, const char *
 TMX_API tmx_status tmx_probe_report_save(const tmx_probe_report *report, const char *path, tmx_error *err);
 TMX_API void tmx_probe_report_free(tmx_probe_report *report);
 /* layers [n_layers]: the sums of tmx_probe_run; may be NULL for a sample that is left out.  TMX_E_ARG: the prompt is too short to
- * have a Middle section, or longer than settings say.  TMX_E_MEMORY.  Report unchanged on failure. */
+ * have a Middle section, or longer than settings say.  TMX_E_NUMERIC, TMX_E_MEMORY.  Report unchanged on failure. */
 TMX_API tmx_status tmx_probe_report_add(tmx_probe_report *report, const tmx_probe_sample *sample, const tmx_probe_layer *layers,
                                         tmx_error *err);
 TMX_API const tmx_probe_settings *tmx_probe_report_settings(const tmx_probe_report *report);   /* defaults filled in */

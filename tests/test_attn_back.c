@@ -231,6 +231,7 @@ static const shape shapes[] = {    /* n, heads, KV heads, head_dim, sink, window
     { 64, 2, 2, 31, 1, 1, 64, TMX_TYPE_F32 }, { 65, 8, 1, 8, 5, 16, 100, TMX_TYPE_F32 }, { 96, 6, 2, 80, 64, 16, 16, TMX_TYPE_BF16 },
     { 127, 2, 1, 5, 0, 1, 1, TMX_TYPE_F32 }, { 130, 3, 1, 32, 70, 31, 33, TMX_TYPE_F32 }, { 200, 6, 2, 16, 64, 33, 32, TMX_TYPE_F32 },
     { 257, 2, 1, 64, 64, 64, 64, TMX_TYPE_BF16 }, { 300, 1, 1, 8, 8, 64, 64, TMX_TYPE_F32 },
+    { 200, 2, 1, 8, 5, 18, 31, TMX_TYPE_F32 }, { 230, 2, 2, 4, 67, 50, 49, TMX_TYPE_F32 },
 };
 
 static void every_rung_matches_f64(void **state)

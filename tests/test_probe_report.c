@@ -4,6 +4,7 @@
 #include "plan/plan.h"
 #include "probe/probe_report.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -310,6 +311,8 @@ static void arguments_are_checked(void **state)
     assert_int_equal(tmx_probe_report_add(report, &lengthy, layers, &err), TMX_E_ARG);
     assert_int_equal(tmx_probe_report_add(report, &good, NULL, &err), TMX_E_ARG);
     assert_int_equal(tmx_probe_report_add(NULL, &good, layers, &err), TMX_E_ARG);
+    layers[2].last.head_abs = (double)INFINITY;
+    assert_int_equal(tmx_probe_report_add(report, &good, layers, &err), TMX_E_NUMERIC);
     assert_int_equal(tmx_probe_report_n_samples(report), 0);
     assert_int_equal(tmx_probe_report_set_n_samples(report, 0, &err), TMX_E_ARG);
     assert_int_equal(tmx_probe_report_set_n_samples(report, 12, &err), TMX_OK);

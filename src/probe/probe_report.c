@@ -123,6 +123,11 @@ static void move_means(tmx_probe_sums *means, const tmx_probe_sums *sums, int64_
     move_mean(&means->attention, sums->attention, n_cells, n_used);
 }
 
+static bool are_finite(const tmx_probe_sums *s)
+{
+    return isfinite(s->theta_abs + s->theta_signed + s->head_abs + s->da_abs + s->attention);
+}
+
 tmx_status tmx_probe_report_add(tmx_probe_report *r, const tmx_probe_sample *sample, const tmx_probe_layer *layers, tmx_error *err)
 {
     if (r == NULL || sample == NULL) return refuse(err, TMX_E_ARG, "tmx_probe_report_add: NULL argument");
@@ -139,6 +144,10 @@ tmx_status tmx_probe_report_add(tmx_probe_report *r, const tmx_probe_sample *sam
     }
     const bool is_used = probe_sample_is_used(r, sample);
     if (is_used && layers == NULL) return refuse(err, TMX_E_ARG, "tmx_probe_report_add: a sample without sums");
+    for (int32_t l = 0; l < r->n_layers && is_used; l++) {
+        if (are_finite(&layers[l].streaming) && are_finite(&layers[l].last) && are_finite(&layers[l].middle)) continue;
+        return refuse(err, TMX_E_NUMERIC, "probe report: the sums of layer %d hold NaN or infinity", l);
+    }
     TRY(probe_report_reserve(r, r->n_samples + 1, err));
     r->samples[r->n_samples++] = *sample;
     r->n_correct += sample->top_token == sample->target;
