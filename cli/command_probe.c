@@ -38,7 +38,8 @@ static bool on_progress(void *ctx, const tmx_progress *at)
 {
     prober *p = ctx;
     const double part = at->n_total > 0 ? (double)at->n_done / (double)at->n_total : 0;
-    const tmx_progress all = { .n_done = (int64_t)((p->n_done + part) * PROGRESS_UNITS), .n_total = (int64_t)p->n_total * PROGRESS_UNITS };
+    const tmx_progress all = { .n_done = (int64_t)((p->n_done + part) * PROGRESS_UNITS),
+                               .n_total = (int64_t)p->n_total * PROGRESS_UNITS };
     return progress_update(&p->progress, &all);
 }
 

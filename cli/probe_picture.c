@@ -51,8 +51,8 @@ void print_probe_table(FILE *out, const tmx_probe_report *report, const tmx_mode
         free(order);
         return;
     }
-    fprintf(out, "%5s  %32s   %32s   %s\n%5s  %10s %10s %10s   %10s %10s %10s   %s\n", "", "gradient per pair", "attention per pair", "Middle",
-            "layer", "Middle", "last", "streaming", "Middle", "last", "streaming", "rank");
+    fprintf(out, "%5s  %32s   %32s   %s\n", "", "gradient per pair", "attention per pair", "Middle");
+    fprintf(out, "%5s  %10s %10s %10s   %10s %10s %10s   %s\n", "layer", "Middle", "last", "streaming", "Middle", "last", "streaming", "rank");
     for (int32_t l = 0; l < n; l++) {
         const tmx_probe_layer *m = tmx_probe_report_layer(report, l);
         int32_t rank = 0;

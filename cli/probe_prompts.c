@@ -46,7 +46,8 @@ static int tokenize(const line_place *at, const tmx_model *model, const char *te
     return tmx_tokenize(model, text, n_bytes, flags, *ids, *n_ids, n_ids, &err) == TMX_OK ? 0 : complain_error(&err);
 }
 
-static int sample_of_texts(const line_place *at, const tmx_model *model, const json_t *prompt, const json_t *answer, probe_sample *sample)
+static int sample_of_texts(const line_place *at, const tmx_model *model, const json_t *prompt, const json_t *answer,
+                           probe_sample *sample)
 {
     const size_t n_prompt = json_string_length(prompt), n_answer = json_string_length(answer);
     int32_t *ids = NULL, *both = NULL;
@@ -154,7 +155,8 @@ static int read_lines(probe_prompts *p, FILE *file, const char *path, int32_t n_
     return code;
 }
 
-int probe_prompts_read(probe_prompts *p, const char *path, int32_t n_tokens, const tmx_probe_sections *sections, const tmx_model *model)
+int probe_prompts_read(probe_prompts *p, const char *path, int32_t n_tokens, const tmx_probe_sections *sections,
+                       const tmx_model *model)
 {
     *p = (probe_prompts){ .model = model };
     FILE *file = fopen(path, "r");

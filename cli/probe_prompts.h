@@ -24,7 +24,8 @@ typedef struct probe_prompts {
 } probe_prompts;
 
 /* Each returns an exit code. */
-int probe_prompts_read(probe_prompts *p, const char *path, int32_t n_tokens, const tmx_probe_sections *sections, const tmx_model *model);
+int probe_prompts_read(probe_prompts *p, const char *path, int32_t n_tokens, const tmx_probe_sections *sections,
+                       const tmx_model *model);
 /* Refuses a prompt of n_tokens without a Middle section; `what` begins the complaint. */
 int probe_prompts_check_length(const char *what, int32_t n_tokens, const tmx_probe_sections *sections);
 int probe_prompts_generate(probe_prompts *p, const char *kind, int32_t n_tokens, int64_t seed, const tmx_model *model);

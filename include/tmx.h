@@ -389,8 +389,8 @@ typedef struct tmx_probe_params {
 
 /* What a probe will take: weight_bytes for the transposed weights, kv_bytes for what the forward pass keeps of every layer,
  * workspace_bytes for the rest.  The model's own weights are not in it. */
-TMX_API tmx_status tmx_probe_memory(const tmx_model_info *info, tmx_compute compute, tmx_isa isa, const tmx_probe_params *params,
-                                    int32_t n_threads, tmx_memory *memory, tmx_error *err);
+TMX_API tmx_status tmx_probe_memory(const tmx_model_info *info, tmx_compute compute, tmx_isa isa,
+                                    const tmx_probe_params *params, int32_t n_threads, tmx_memory *memory, tmx_error *err);
 
 typedef struct tmx_probe tmx_probe;
 
@@ -440,15 +440,17 @@ TMX_API tmx_status tmx_probe_report_create(tmx_probe_report **report, const tmx_
                                            const tmx_probe_settings *settings, tmx_error *err);
 /* Probe files: versioned JSON, read strictly, written atomically; docs/probe.md.  info NULL: any model; else
  * TMX_E_UNSUPPORTED for a report of another model file.  A report saved and opened goes on as if it had never been away. */
-TMX_API tmx_status tmx_probe_report_open(tmx_probe_report **report, const char *path, const tmx_model_info *info, tmx_error *err);
+TMX_API tmx_status tmx_probe_report_open(tmx_probe_report **report, const char *path, const tmx_model_info *info,
+                                         tmx_error *err);
 TMX_API tmx_status tmx_probe_report_save(const tmx_probe_report *report, const char *path, tmx_error *err);
 TMX_API void tmx_probe_report_free(tmx_probe_report *report);
-/* layers [n_layers]: the sums of tmx_probe_run; may be NULL for a sample that is left out.  TMX_E_ARG: the prompt is too short to
- * have a Middle section, or longer than settings say.  TMX_E_NUMERIC, TMX_E_MEMORY.  Report unchanged on failure. */
+/* layers [n_layers]: the sums of tmx_probe_run; may be NULL for a sample that is left out.  TMX_E_ARG: the prompt is too
+ * short to have a Middle section, or longer than settings say.  TMX_E_NUMERIC, TMX_E_MEMORY.  Report unchanged on failure. */
 TMX_API tmx_status tmx_probe_report_add(tmx_probe_report *report, const tmx_probe_sample *sample, const tmx_probe_layer *layers,
                                         tmx_error *err);
 TMX_API const tmx_probe_settings *tmx_probe_report_settings(const tmx_probe_report *report);   /* defaults filled in */
-TMX_API tmx_status tmx_probe_report_set_n_samples(tmx_probe_report *report, int32_t n_samples, tmx_error *err);    /* asked for */
+/* Changes how many samples are asked for. */
+TMX_API tmx_status tmx_probe_report_set_n_samples(tmx_probe_report *report, int32_t n_samples, tmx_error *err);
 TMX_API int32_t tmx_probe_report_n_layers(const tmx_probe_report *report);
 TMX_API int32_t tmx_probe_report_n_samples(const tmx_probe_report *report);                    /* run so far */
 TMX_API int32_t tmx_probe_report_n_correct(const tmx_probe_report *report);

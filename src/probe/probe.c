@@ -119,7 +119,8 @@ static void lay_out(probe_buffers *b, layout *at, const tmx_model_info *m, size_
 static uint64_t extra_weight_bytes(const tmx_model_info *m, tmx_compute compute)
 {
     const int32_t n_q = m->n_heads * m->head_dim, n_qkv = n_q + 2 * m->n_kv_heads * m->head_dim;
-    const uint64_t layer = (uint64_t)matmul_weight_bytes(n_q, m->n_embd, compute) + matmul_weight_bytes(m->n_embd, 2 * m->n_ff, compute)
+    const uint64_t layer = (uint64_t)matmul_weight_bytes(n_q, m->n_embd, compute)
+                         + matmul_weight_bytes(m->n_embd, 2 * m->n_ff, compute)
                          + matmul_weight_bytes(m->n_ff, m->n_embd, compute);
     return layer * (uint64_t)m->n_layers + (uint64_t)matmul_weight_bytes(m->n_embd, n_qkv, compute) * (uint64_t)(m->n_layers - 1)
          + matmul_weight_bytes(n_q, m->n_embd, compute);
@@ -143,13 +144,14 @@ static void count_bytes(const tmx_model_info *m, const tmx_probe_params *p, tmx_
                         tmx_memory *memory, size_t *n_scratch)
 {
     const size_t act = probe_type_bytes(act_type_of(compute)), n_layers = (size_t)m->n_layers;
+    const size_t n_record = sizeof(probe_tape) + sizeof(probe_weights) + sizeof(tmx_probe_layer);
     layout tape = { 0 }, rest = { 0 };
     probe_buffers ignored;
     *n_scratch = scratch_bytes(m, p->n_tokens, act_type_of(compute), isa, n_threads);
     lay_out_tape(NULL, &tape, m, (size_t)p->n_tokens, act);
     lay_out(&ignored, &rest, m, (size_t)p->n_tokens, act, *n_scratch);
     *memory = (tmx_memory){ .weight_bytes = extra_weight_bytes(m, compute), .kv_bytes = tape.n_bytes * n_layers,
-                            .workspace_bytes = rest.n_bytes + n_layers * (sizeof(probe_tape) + sizeof(probe_weights) + sizeof(tmx_probe_layer)),
+                            .workspace_bytes = rest.n_bytes + n_layers * n_record,
                             .available_bytes = mem_available_bytes() };
     memory->total_bytes = memory->weight_bytes + memory->kv_bytes + memory->workspace_bytes;
 }
@@ -296,7 +298,8 @@ static tmx_status run_backward(tmx_probe *p, int32_t target, tmx_progress *progr
         for (int32_t i = 0; i < N_SECTIONS; i++) {
             if (!is_finite(&sums[i])) return refuse(err, TMX_E_NUMERIC, "probe: the gradient of layer %d holds NaN or infinity", l);
         }
-        p->found[l] = (tmx_probe_layer){ .streaming = sums[SECTION_STREAMING], .last = sums[SECTION_LAST], .middle = sums[SECTION_MIDDLE] };
+        p->found[l] = (tmx_probe_layer){ .streaming = sums[SECTION_STREAMING], .last = sums[SECTION_LAST],
+                                         .middle = sums[SECTION_MIDDLE] };
         TRY(tell(p, progress, 2, l, err));
     }
     return TMX_OK;

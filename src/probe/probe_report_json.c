@@ -75,7 +75,8 @@ static tmx_status read_sample(const strict_reader *r, json_t *value, size_t i, t
     char inside[32], field[64];
     snprintf(inside, sizeof inside, "samples[%zu].", i);
     if (!json_is_object(value)) {
-        return refuse(r->err, TMX_E_FORMAT, "%s: field \"samples[%zu]\": found %s, expected an object", r->file, i, strict_type_name(value));
+        return refuse(r->err, TMX_E_FORMAT, "%s: field \"samples[%zu]\": found %s, expected an object", r->file, i,
+                      strict_type_name(value));
     }
     TRY(strict_refuse_unknown_fields(r, value, inside, known));
     int32_t numbers[3] = { 0 };
@@ -86,10 +87,12 @@ static tmx_status read_sample(const strict_reader *r, json_t *value, size_t i, t
     }
     snprintf(field, sizeof field, "%starget_logit", inside);
     TRY(strict_get_number(r, value, field, true, &logit));
-    const tmx_probe_sample sample = { .n_tokens = numbers[0], .target = numbers[1], .top_token = numbers[2], .target_logit = (float)logit };
+    const tmx_probe_sample sample = { .n_tokens = numbers[0], .target = numbers[1], .top_token = numbers[2],
+                                      .target_logit = (float)logit };
     if (sample.n_tokens > report->settings.n_tokens) {
         snprintf(field, sizeof field, "%sn_tokens", inside);
-        return strict_refuse_field(r, field, "found %d, expected at most %d (settings.n_tokens)", sample.n_tokens, report->settings.n_tokens);
+        return strict_refuse_field(r, field, "found %d, expected at most %d (settings.n_tokens)", sample.n_tokens,
+                                   report->settings.n_tokens);
     }
     report->samples[report->n_samples++] = sample;
     report->n_correct += sample.top_token == sample.target;
@@ -125,7 +128,8 @@ static tmx_status read_layer(const strict_reader *r, json_t *value, int32_t laye
     int32_t number = 0;
     snprintf(inside, sizeof inside, "layers[%d].", layer);
     if (!json_is_object(value)) {
-        return refuse(r->err, TMX_E_FORMAT, "%s: field \"layers[%d]\": found %s, expected an object", r->file, layer, strict_type_name(value));
+        return refuse(r->err, TMX_E_FORMAT, "%s: field \"layers[%d]\": found %s, expected an object", r->file, layer,
+                      strict_type_name(value));
     }
     TRY(strict_refuse_unknown_fields(r, value, inside, known));
     snprintf(field, sizeof field, "%slayer", inside);
