@@ -3,13 +3,15 @@
 #ifndef TMX_BASE_NUM_H
 #define TMX_BASE_NUM_H
 
+#include "base/device.h"
+
 #include <stdint.h>
 #include <string.h>
 
 typedef uint16_t tmx_bf16;
 
-static inline int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
-static inline int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
+HOST_DEVICE static inline int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
+HOST_DEVICE static inline int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
 
 static inline float f32_from_bits(uint32_t bits) { float f; memcpy(&f, &bits, sizeof f); return f; }
 static inline uint32_t f32_to_bits(float f) { uint32_t bits; memcpy(&bits, &f, sizeof bits); return bits; }

@@ -66,28 +66,15 @@ key_tiles key_tiles_of(const tmx_pattern *p, int32_t n_prompt, int32_t q_begin, 
 {
     assert(pattern_check(p, NULL) == TMX_OK);
     assert(0 <= q_begin && q_begin <= q_end && q_end <= n_prompt && tile_k >= 1);
-    key_tiles it = {
-        .q_begin = q_begin, .q_end = q_end, .first_dense_row = pattern_first_dense_row(p, n_prompt),
-        .n_sink = p->n_sink, .n_window = p->n_window, .tile_k = tile_k,
-        .k_next = q_begin < q_end ? 0 : q_end,
-    };
-    if (q_begin == q_end || q_end > it.first_dense_row) return it;     /* one dense row in the tile needs every key */
-    const int32_t oldest = q_begin - p->n_window + 1;  /* the first row's window begins here */
-    if (oldest <= p->n_sink) return it;
-    it.sink_end = p->n_sink;
-    it.window_begin = oldest;
-    if (it.sink_end == 0) it.k_next = it.window_begin;
+    const int32_t first_dense_row = pattern_first_dense_row(p, n_prompt);
+    key_tiles it = { .pattern = *p, .first_dense_row = first_dense_row, .q_begin = q_begin, .q_end = q_end,
+                     .tile_k = tile_k, .k_next = q_end };
+    if (q_begin == q_end) return it;
+    const key_intervals keys = key_intervals_of(p, first_dense_row, q_begin, q_end);
+    it.sink_end = keys.sink_end;
+    it.window_begin = keys.window_begin;
+    it.k_next = keys.sink_end > 0 ? 0 : keys.window_begin;
     return it;
-}
-
-/* Keys of a tile lie inside one interval, so only two questions remain: does the first row come after every key, and
- * does the last streaming row (the worst one) still see the oldest key that is no sink? */
-static bool is_full(const key_tiles *it, int32_t k_begin, int32_t k_end)
-{
-    if (k_end - 1 > it->q_begin) return false;
-    if (it->q_begin >= it->first_dense_row || k_end <= it->n_sink) return true;
-    const int32_t q_worst = min_i32(it->q_end, it->first_dense_row) - 1;
-    return q_worst - max_i32(k_begin, it->n_sink) < it->n_window;
 }
 
 bool key_tiles_next(key_tiles *it, key_tile *tile)
@@ -97,7 +84,9 @@ bool key_tiles_next(key_tiles *it, key_tile *tile)
     const int32_t interval_end = k_begin < it->sink_end ? it->sink_end : it->q_end;
     const int64_t grid_end = ((int64_t)k_begin / it->tile_k + 1) * it->tile_k;
     const int32_t k_end = grid_end < interval_end ? (int32_t)grid_end : interval_end;
-    *tile = (key_tile){ .k_begin = k_begin, .k_end = k_end, .is_full = is_full(it, k_begin, k_end) };
+    *tile = (key_tile){ .k_begin = k_begin, .k_end = k_end,
+                        .is_full = pattern_is_full(&it->pattern, it->first_dense_row, it->q_begin, it->q_end, k_begin,
+                                                   k_end) };
     it->k_next = k_end == it->sink_end ? it->window_begin : k_end;
     return true;
 }
