@@ -45,9 +45,9 @@ build() {                          # build PRESET [CMAKE OPTIONS...]
 step "packages"                       scripts/install-packages.sh clang clang-tidy cppcheck
 step "demo model"                     scripts/fetch-models.sh
 step "build: gcc, release"            build release -DTMX_BENCH=ON
-step "build: gcc, asan and ubsan"     build asan
-step "build: clang, release"          build clang -DTMX_BENCH=ON
-step "build: gcc, tsan"               build tsan -DTMX_FUZZ=OFF
+step "build: gcc, asan and ubsan"     build asan -DTMX_CUDA=OFF
+step "build: clang, release"          build clang -DTMX_BENCH=ON -DTMX_CUDA=OFF
+step "build: gcc, tsan"               build tsan -DTMX_FUZZ=OFF -DTMX_CUDA=OFF
 step "tests: release"                 ctest --test-dir build/release -V
 step "tests: asan and ubsan"          env ASAN_OPTIONS=detect_leaks=1 ctest --test-dir build/asan -V
 step "tests: tsan"                    ctest --test-dir build/tsan -V -R 'test_(base|session)'

@@ -79,7 +79,10 @@ TMX_API tmx_isa tmx_isa_best(void);                    /* never AUTO */
 TMX_API const char *tmx_isa_name(tmx_isa isa);         /* "auto" "scalar" "avx2" "avx512" "avx512bf16" */
 TMX_API tmx_status tmx_isa_parse(const char *name, tmx_isa *isa, tmx_error *err); /* refuses a rung this CPU lacks */
 
-typedef enum tmx_type { TMX_TYPE_DEFAULT = 0, TMX_TYPE_F32 = 1, TMX_TYPE_BF16 = 2 } tmx_type;
+typedef enum tmx_type {
+    TMX_TYPE_DEFAULT = 0, TMX_TYPE_F32 = 1, TMX_TYPE_BF16 = 2,
+    TMX_TYPE_F16 = 3,              /* IEEE half; only on a GPU */
+} tmx_type;
 
 typedef enum tmx_compute {
     TMX_COMPUTE_AUTO = 0,          /* bf16 where the rung in use has AVX512-BF16, f32 otherwise */
@@ -532,6 +535,62 @@ typedef struct tmx_attention_params {
 TMX_API size_t tmx_attention_scratch_bytes(const tmx_attention_params *params, int32_t n_threads);
 /* TMX_E_ARG names the field; TMX_E_MEMORY. pool may be NULL: the calling thread does the work. */
 TMX_API tmx_status tmx_attention(const tmx_attention_params *params, tmx_pool *pool, tmx_error *err);
+
+/* ---------------------------------------------------------------- the attention operator on a CUDA GPU */
+
+/* The same operator on device memory, for 16-bit types; f32 sums.  Enqueued on a stream of the current device: allocates
+ * nothing, waits for nothing, may be captured in a CUDA graph.  Bits depend on the kernel, never on batch or chunks.
+ * A NaN or infinity in K reaches the rows that see that key; one in V, every row of the up to 128 positions that a tile
+ * holds.  n_prompt at most 2^30. */
+typedef enum tmx_gpu_kernel {
+    TMX_GPU_KERNEL_AUTO = 0,       /* the best for the current device */
+    TMX_GPU_KERNEL_PORTABLE = 1,   /* mma.sync: compute capability 8.0 and later */
+    TMX_GPU_KERNEL_SM90 = 2,       /* TMA and wgmma: compute capability 9.0 */
+} tmx_gpu_kernel;
+
+typedef struct tmx_gpu_device {
+    char name[128];
+    int32_t capability;            /* 10 * major + minor */
+    tmx_gpu_kernel kernel;         /* what AUTO becomes */
+} tmx_gpu_device;
+
+/* The current CUDA device.  TMX_E_UNSUPPORTED in a build without CUDA or for an older card, TMX_E_DEVICE without one. */
+TMX_API tmx_status tmx_gpu_device_get(tmx_gpu_device *device, tmx_error *err);
+
+typedef struct tmx_gpu_attention_seq {         /* device pointers */
+    const void *q;                 /* [n_q][n_heads][head_dim]; row 0 is position q_begin */
+    const void *k, *v;             /* [q_begin + n_q][n_kv_heads][head_dim]; not read if page_size > 0 */
+    const int32_t *pages;          /* [ceil((q_begin + n_q) / page_size)] pages of the pool; not read if page_size == 0 */
+    void *out;                     /* [n_q][n_heads][head_dim] */
+    float *lse;                    /* [n_q][n_heads], natural log-sum-exp of the scaled scores; -inf if empty; or NULL */
+    int32_t q_begin, n_q;
+    int32_t n_prompt;              /* final length, >= q_begin + n_q */
+} tmx_gpu_attention_seq;
+
+/* Addresses and strides: multiples of 16 bytes (8 elements); head_dim is contiguous.  out may be q itself, nothing else. */
+typedef struct tmx_gpu_attention_params {
+    tmx_type type;                 /* of q, k, v and out: BF16 (default) or F16 */
+    int32_t n_heads, n_kv_heads, head_dim;     /* n_heads % n_kv_heads == 0; head_dim 64 or 128 */
+    float scale;                   /* 0 = 1/sqrt(head_dim) */
+    size_t q_pos_stride, q_head_stride, out_pos_stride, out_head_stride;
+    size_t k_pos_stride, k_head_stride, v_pos_stride, v_head_stride;
+    int32_t page_size;             /* positions of a page, 16, 32, 64, 128 or 256; 0 = contiguous K and V */
+    int32_t n_pages;               /* of the pool */
+    const void *k_pages, *v_pages; /* [n_pages][page_size][n_kv_heads][head_dim], device; strides as above */
+    size_t k_page_stride, v_page_stride;
+    tmx_pattern pattern;
+    const tmx_gpu_attention_seq *seqs;         /* host memory, read before the call returns */
+    int32_t n_seqs;
+    tmx_gpu_kernel kernel;
+    void *scratch;                 /* device, 256-byte aligned; belongs to this call until its work is done */
+    size_t scratch_bytes;          /* at least tmx_gpu_attention_scratch_bytes() */
+} tmx_gpu_attention_params;
+
+/* Reads the shapes, the pattern and the sequences' positions only; needs no device.  0 if they are wrong. */
+TMX_API size_t tmx_gpu_attention_scratch_bytes(const tmx_gpu_attention_params *params);
+/* stream is a cudaStream_t.  TMX_E_ARG names the field; TMX_E_UNSUPPORTED, TMX_E_DEVICE as above or a failing CUDA call (work
+ * of earlier sequences may be on the stream then). */
+TMX_API tmx_status tmx_gpu_attention(const tmx_gpu_attention_params *params, void *stream, tmx_error *err);
 
 #ifdef __cplusplus
 }

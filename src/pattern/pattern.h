@@ -38,9 +38,10 @@ HOST_DEVICE static inline row_keys pattern_row_keys(const tmx_pattern *p, int32_
     return row;
 }
 
+/* A negative k_pos, as it occurs in a tile that hangs over the first key, is no key. */
 HOST_DEVICE static inline bool row_keys_has(row_keys row, int32_t k_pos)
 {
-    return k_pos <= row.q_pos && (k_pos >= row.window_begin || k_pos < row.sink_end);
+    return k_pos <= row.q_pos && (k_pos >= row.window_begin || (uint32_t)k_pos < (uint32_t)row.sink_end);
 }
 
 HOST_DEVICE static inline bool pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_pos, int32_t k_pos)

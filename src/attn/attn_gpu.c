@@ -1,0 +1,255 @@
+/* The door to the CUDA kernels: checks every argument, plans launches of up to GPU_MAX_SEQS sequences, hands them over. */
+#include "attn/cuda/attn_cuda.h"
+#include "base/mem.h"
+#include "base/status.h"
+#include "pattern/pattern.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MAX_PROMPT = 1 << 30, MAX_HEADS = 1 << 16, SCRATCH_ALIGN = 256, ELEMENT_BYTES = 2, COPY_ELEMENTS = 8 };
+
+/* ---------------------------------------------------------------- checks */
+
+/* Everything the size of scratch depends on. */
+static tmx_status check_shape(const tmx_gpu_attention_params *p, tmx_error *err)
+{
+    if (p == NULL) return refuse(err, TMX_E_ARG, "gpu attention: params is NULL");
+    if (p->n_kv_heads < 1 || p->n_kv_heads > MAX_HEADS) {
+        return refuse(err, TMX_E_ARG, "gpu attention: n_kv_heads: %d, expected 1..%d", p->n_kv_heads, MAX_HEADS);
+    }
+    if (p->n_heads < 1 || p->n_heads > MAX_HEADS || p->n_heads % p->n_kv_heads != 0) {
+        return refuse(err, TMX_E_ARG, "gpu attention: n_heads: %d, expected a multiple of n_kv_heads %d up to %d", p->n_heads,
+                      p->n_kv_heads, MAX_HEADS);
+    }
+    if (p->head_dim != 64 && p->head_dim != 128) {
+        return refuse(err, p->head_dim < 1 ? TMX_E_ARG : TMX_E_UNSUPPORTED,
+                      "gpu attention: head_dim: %d, supported are 64 and 128", p->head_dim);
+    }
+    TRY(pattern_check(&p->pattern, err));
+    if (p->n_seqs < 0) return refuse(err, TMX_E_ARG, "gpu attention: n_seqs: %d, expected 0 or more", p->n_seqs);
+    if (p->n_seqs > 0 && p->seqs == NULL) return refuse(err, TMX_E_ARG, "gpu attention: seqs is NULL");
+    for (int32_t i = 0; i < p->n_seqs; i++) {
+        const tmx_gpu_attention_seq *seq = &p->seqs[i];
+        if (seq->q_begin < 0 || seq->n_q < 0) {
+            return refuse(err, TMX_E_ARG, "gpu attention: seqs[%d]: q_begin %d and n_q %d, expected 0 or more", i,
+                          seq->q_begin, seq->n_q);
+        }
+        if (seq->n_prompt > MAX_PROMPT || seq->n_prompt - seq->q_begin < seq->n_q) {
+            return refuse(err, TMX_E_ARG, "gpu attention: seqs[%d].n_prompt: %d, expected q_begin %d + n_q %d to %d", i,
+                          seq->n_prompt, seq->q_begin, seq->n_q, MAX_PROMPT);
+        }
+    }
+    return TMX_OK;
+}
+
+static tmx_status check_values(const tmx_gpu_attention_params *p, tmx_error *err)
+{
+    if (p->type != TMX_TYPE_DEFAULT && p->type != TMX_TYPE_BF16 && p->type != TMX_TYPE_F16) {
+        return refuse(err, TMX_E_ARG, "gpu attention: type: %d, expected 0 (default), 2 (bf16) or 3 (f16)", (int)p->type);
+    }
+    if (p->scale != 0.0f && !(p->scale >= 0x1p-100f && p->scale <= 0x1p100f)) {
+        return refuse(err, TMX_E_ARG, "gpu attention: scale: %g, expected 0 (default) or 2^-100..2^100", (double)p->scale);
+    }
+    if ((int)p->kernel < TMX_GPU_KERNEL_AUTO || (int)p->kernel > TMX_GPU_KERNEL_SM90) {
+        return refuse(err, TMX_E_ARG, "gpu attention: kernel: %d, expected %d..%d", (int)p->kernel, TMX_GPU_KERNEL_AUTO,
+                      TMX_GPU_KERNEL_SM90);
+    }
+    if (p->page_size != 0 && (p->page_size < 16 || p->page_size > 256 || (p->page_size & (p->page_size - 1)) != 0)) {
+        return refuse(err, TMX_E_ARG, "gpu attention: page_size: %d, expected 0, 16, 32, 64, 128 or 256", p->page_size);
+    }
+    if (p->scratch == NULL || (uintptr_t)p->scratch % SCRATCH_ALIGN != 0) {
+        return refuse(err, TMX_E_ARG, "gpu attention: scratch: NULL or not aligned to %d bytes", SCRATCH_ALIGN);
+    }
+    return TMX_OK;
+}
+
+/* A buffer [n_pos][n_heads][head_dim]: there, aligned for 16-byte copies, and inside the address space. */
+static tmx_status check_buffer(const char *field, int32_t i, const void *data, int64_t n_pos, size_t pos_stride,
+                               int64_t n_heads, size_t head_stride, int32_t head_dim, tmx_error *err)
+{
+    if (data == NULL) return refuse(err, TMX_E_ARG, "gpu attention: seqs[%d]: %s is NULL", i, field);
+    if ((uintptr_t)data % 16 != 0) return refuse(err, TMX_E_ARG, "gpu attention: seqs[%d]: %s: not aligned to 16 bytes", i, field);
+    if ((n_pos > 1 && pos_stride % COPY_ELEMENTS != 0) || (n_heads > 1 && head_stride % COPY_ELEMENTS != 0)) {
+        return refuse(err, TMX_E_ARG, "gpu attention: %s: strides %zu and %zu, expected multiples of %d", field, pos_stride,
+                      head_stride, COPY_ELEMENTS);
+    }
+    uint64_t pos, head, n;
+    /* 2^40 bytes: what the copy engine's strides can say. */
+    if (!mul_ok((uint64_t)n_pos - 1, pos_stride, &pos) || !mul_ok((uint64_t)n_heads - 1, head_stride, &head)
+        || !add_ok(pos, head, &n) || !add_ok(n, (uint64_t)head_dim, &n) || n >= (uint64_t)1 << 39
+        || (uintptr_t)data > UINTPTR_MAX - n * ELEMENT_BYTES) {
+        return refuse(err, TMX_E_ARG, "gpu attention: seqs[%d]: %s: strides %zu and %zu reach too far", i, field, pos_stride,
+                      head_stride);
+    }
+    return TMX_OK;
+}
+
+static tmx_status check_kv(const tmx_gpu_attention_params *p, int32_t i, tmx_error *err)
+{
+    const tmx_gpu_attention_seq *seq = &p->seqs[i];
+    const int64_t n_keys = (int64_t)seq->q_begin + seq->n_q;
+    if (p->page_size == 0) {
+        TRY(check_buffer("k", i, seq->k, n_keys, p->k_pos_stride, p->n_kv_heads, p->k_head_stride, p->head_dim, err));
+        return check_buffer("v", i, seq->v, n_keys, p->v_pos_stride, p->n_kv_heads, p->v_head_stride, p->head_dim, err);
+    }
+    if (p->n_pages < 1) return refuse(err, TMX_E_ARG, "gpu attention: n_pages: %d, expected 1 or more", p->n_pages);
+    if (seq->pages == NULL || (uintptr_t)seq->pages % sizeof *seq->pages != 0) {
+        return refuse(err, TMX_E_ARG, "gpu attention: seqs[%d].pages: NULL or not aligned", i);
+    }
+    TRY(check_buffer("k_pages", i, p->k_pages, p->page_size, p->k_pos_stride, p->n_kv_heads, p->k_head_stride, p->head_dim, err));
+    TRY(check_buffer("v_pages", i, p->v_pages, p->page_size, p->v_pos_stride, p->n_kv_heads, p->v_head_stride, p->head_dim, err));
+    TRY(check_buffer("k_pages", i, p->k_pages, p->n_pages, p->k_page_stride, 1, 0, p->head_dim, err));
+    return check_buffer("v_pages", i, p->v_pages, p->n_pages, p->v_page_stride, 1, 0, p->head_dim, err);
+}
+
+static tmx_status check_seq(const tmx_gpu_attention_params *p, int32_t i, tmx_error *err)
+{
+    const tmx_gpu_attention_seq *seq = &p->seqs[i];
+    if (seq->n_q == 0) return TMX_OK;
+    TRY(check_buffer("q", i, seq->q, seq->n_q, p->q_pos_stride, p->n_heads, p->q_head_stride, p->head_dim, err));
+    TRY(check_buffer("out", i, seq->out, seq->n_q, p->out_pos_stride, p->n_heads, p->out_head_stride, p->head_dim, err));
+    if ((uintptr_t)seq->lse % sizeof *seq->lse != 0) {
+        return refuse(err, TMX_E_ARG, "gpu attention: seqs[%d].lse: not aligned", i);
+    }
+    return check_kv(p, i, err);
+}
+
+/* ---------------------------------------------------------------- launches */
+
+static gpu_grid grid_of(const tmx_gpu_attention_params *p, tmx_gpu_kernel kernel)
+{
+    const bool is_sm90 = kernel == TMX_GPU_KERNEL_SM90;
+    gpu_grid grid = { .pattern = p->pattern, .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads };
+    grid.n_group = p->n_heads / p->n_kv_heads;
+    grid.head_shift = gpu_head_shift(grid.n_group, p->pattern.kind);
+    grid.n_positions = (is_sm90 ? SM90_TILE_ROWS : PORTABLE_TILE_ROWS) >> grid.head_shift;
+    grid.n_head_tiles = grid.n_kv_heads * ceil_div_i32(grid.n_group, 1 << grid.head_shift);
+    grid.slot_keys = is_sm90 ? SM90_SLOT_KEYS : PORTABLE_SLOT_KEYS;
+    grid.narrow_keys = is_sm90 && grid.n_positions < SM90_NARROW_KEYS ? SM90_NARROW_KEYS : grid.slot_keys;
+    return grid;
+}
+
+/* Plans the sequences from `first` on, as many as one launch takes.  False: too many tasks to count. */
+static bool plan_launch(gpu_launch *launch, const tmx_gpu_attention_params *p, const gpu_grid *grid, int32_t first)
+{
+    *launch = (gpu_launch){ .grid = *grid, .n_seqs = min_i32(p->n_seqs - first, GPU_MAX_SEQS) };
+    for (int32_t i = 0; i < launch->n_seqs; i++) {
+        const tmx_gpu_attention_seq *seq = &p->seqs[first + i];
+        gpu_seq_set(&launch->seqs[i], grid, seq->q_begin, seq->n_q, seq->n_prompt, 2 * ELEMENT_BYTES * p->head_dim);
+        launch->buffers[i] = (gpu_buffers){ .q = seq->q, .k = seq->k, .v = seq->v, .out = seq->out, .lse = seq->lse };
+        if (p->page_size > 0) {
+            launch->buffers[i].k = p->k_pages;
+            launch->buffers[i].v = p->v_pages;
+            launch->buffers[i].pages = seq->pages;
+        }
+    }
+    launch->n_partials = gpu_seqs_chain(launch->seqs, launch->n_seqs, grid);
+    launch->n_tasks = launch->seqs[launch->n_seqs - 1].tasks_end;
+    launch->tile_rows = grid->n_positions << grid->head_shift;
+    return launch->n_partials >= 0;
+}
+
+/* The counter, then each partial's maxima and sums, then their O.  Launches of one call follow each other: they share it. */
+static uint64_t partials_offset(uint64_t n_rows) { return SCRATCH_ALIGN + n_rows * 2 * sizeof(float); }
+
+static uint64_t launch_bytes(const gpu_launch *launch, int32_t head_dim)
+{
+    const uint64_t n_rows = (uint64_t)launch->n_partials * (uint64_t)launch->tile_rows;
+    return align_up(partials_offset(n_rows) + n_rows * (uint64_t)head_dim * sizeof(float), SCRATCH_ALIGN);
+}
+
+static uint64_t scratch_bytes(const tmx_gpu_attention_params *p, tmx_gpu_kernel kernel)
+{
+    const gpu_grid grid = grid_of(p, kernel);
+    uint64_t n_bytes = SCRATCH_ALIGN;
+    for (int32_t first = 0; first < p->n_seqs; first += GPU_MAX_SEQS) {
+        gpu_launch launch;
+        if (!plan_launch(&launch, p, &grid, first)) return 0;
+        const uint64_t n = launch_bytes(&launch, p->head_dim);
+        if (n > n_bytes) n_bytes = n;
+    }
+    return n_bytes;
+}
+
+size_t tmx_gpu_attention_scratch_bytes(const tmx_gpu_attention_params *params)
+{
+    if (check_shape(params, NULL) != TMX_OK) return 0;
+    const uint64_t portable = scratch_bytes(params, TMX_GPU_KERNEL_PORTABLE), sm90 = scratch_bytes(params, TMX_GPU_KERNEL_SM90);
+    if (portable == 0 || sm90 == 0) return 0;
+    if (params->kernel == TMX_GPU_KERNEL_AUTO) return (size_t)(portable > sm90 ? portable : sm90);
+    return (size_t)(params->kernel == TMX_GPU_KERNEL_SM90 ? sm90 : portable);
+}
+
+static tmx_status choose_kernel(tmx_gpu_kernel wanted, int32_t capability, tmx_gpu_kernel *kernel, tmx_error *err)
+{
+    if (capability < 80) {
+        return refuse(err, TMX_E_UNSUPPORTED, "gpu attention: compute capability %d.%d, the kernels need 8.0 or later",
+                      capability / 10, capability % 10);
+    }
+    if (wanted == TMX_GPU_KERNEL_SM90 && capability != 90) {
+        return refuse(err, TMX_E_UNSUPPORTED, "gpu attention: kernel: the sm90 kernel needs compute capability 9.0, this is "
+                      "%d.%d", capability / 10, capability % 10);
+    }
+    *kernel = wanted;
+    if (wanted == TMX_GPU_KERNEL_AUTO) *kernel = capability == 90 ? TMX_GPU_KERNEL_SM90 : TMX_GPU_KERNEL_PORTABLE;
+    return TMX_OK;
+}
+
+tmx_status tmx_gpu_device_get(tmx_gpu_device *device, tmx_error *err)
+{
+    tmx_gpu_device found = { .capability = 0 };
+    if (device == NULL) return refuse(err, TMX_E_ARG, "gpu device: device is NULL");
+    TRY(cuda_device_get(&found.capability, found.name, sizeof found.name, err));
+    TRY(choose_kernel(TMX_GPU_KERNEL_AUTO, found.capability, &found.kernel, err));
+    *device = found;
+    return TMX_OK;
+}
+
+tmx_status tmx_gpu_attention(const tmx_gpu_attention_params *params, void *stream, tmx_error *err)
+{
+    const tmx_gpu_attention_params *p = params;
+    TRY(check_shape(p, err));
+    TRY(check_values(p, err));
+    for (int32_t i = 0; i < p->n_seqs; i++) TRY(check_seq(p, i, err));
+    int32_t capability;
+    tmx_gpu_kernel kernel;
+    TRY(cuda_device_get(&capability, NULL, 0, err));
+    TRY(choose_kernel(p->kernel, capability, &kernel, err));
+    const uint64_t n_needed = scratch_bytes(p, kernel);
+    if (n_needed == 0) return refuse(err, TMX_E_ARG, "gpu attention: n_seqs: %d sequences have too many tiles", p->n_seqs);
+    if (p->scratch_bytes < n_needed) {
+        return refuse(err, TMX_E_ARG, "gpu attention: scratch_bytes: %zu, expected at least %llu", p->scratch_bytes,
+                      (unsigned long long)n_needed);
+    }
+
+    const gpu_grid grid = grid_of(p, kernel);
+    const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+    for (int32_t first = 0; first < p->n_seqs; first += GPU_MAX_SEQS) {
+        gpu_launch launch;
+        (void)plan_launch(&launch, p, &grid, first);           /* counted above */
+        if (launch.n_tasks == 0) continue;
+        launch.head_dim = p->head_dim;
+        launch.is_f16 = p->type == TMX_TYPE_F16;
+        launch.page_shift = p->page_size > 0 ? __builtin_ctz((unsigned)p->page_size) : -1;
+        launch.n_pages = p->n_pages;
+        launch.scale_log2 = (float)(scale * M_LOG2E);
+        launch.q_pos_stride = p->q_pos_stride;
+        launch.q_head_stride = p->q_head_stride;
+        launch.out_pos_stride = p->out_pos_stride;
+        launch.out_head_stride = p->out_head_stride;
+        launch.k_pos_stride = p->k_pos_stride;
+        launch.k_head_stride = p->k_head_stride;
+        launch.k_page_stride = p->k_page_stride;
+        launch.v_pos_stride = p->v_pos_stride;
+        launch.v_head_stride = p->v_head_stride;
+        launch.v_page_stride = p->v_page_stride;
+        char *scratch = p->scratch;
+        launch.next_task = (int32_t *)(void *)scratch;
+        launch.partial_max_sum = (float *)(void *)(scratch + SCRATCH_ALIGN);
+        const uint64_t n_rows = (uint64_t)launch.n_partials * (uint64_t)launch.tile_rows;
+        launch.partial_o = (float *)(void *)(scratch + partials_offset(n_rows));
+        TRY((kernel == TMX_GPU_KERNEL_SM90 ? cuda_run_sm90 : cuda_run_portable)(&launch, stream, err));
+    }
+    return TMX_OK;
+}

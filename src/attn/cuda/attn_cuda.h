@@ -1,0 +1,50 @@
+/* attn_cuda.h - what the door (attn_gpu.c) and the CUDA kernels say to each other.  In: a launch, checked and planned.
+ * Out: kernels enqueued on a stream.  Nothing here allocates or waits.  attn_cuda_none.c stands in where there is no nvcc. */
+#ifndef TMX_ATTN_ATTN_CUDA_H
+#define TMX_ATTN_ATTN_CUDA_H
+
+#include "attn/cuda/gpu_schedule.h"
+
+/* The narrow step of 48 keys holds the diagonal and 16 sinks of a tile of up to 32 positions; other tiles take 128. */
+enum { SM90_TILE_ROWS = 128, SM90_SLOT_KEYS = 128, SM90_NARROW_KEYS = 48 };
+enum { PORTABLE_TILE_ROWS = 64, PORTABLE_SLOT_KEYS = 64 };
+
+typedef struct gpu_buffers {       /* of one sequence; shapes as in tmx_gpu_attention_seq */
+    const void *q, *k, *v;
+    void *out;
+    float *lse;
+    const int32_t *pages;
+} gpu_buffers;
+
+typedef struct gpu_launch {
+    gpu_grid grid;
+    int32_t n_seqs, n_tasks, n_partials, tile_rows;
+    int32_t head_dim, page_shift;  /* page_shift -1: contiguous */
+    bool is_f16;
+    int32_t n_pages;               /* of the pool */
+    float scale_log2;              /* scale * log2(e) */
+    size_t q_pos_stride, q_head_stride, out_pos_stride, out_head_stride;
+    size_t k_pos_stride, k_head_stride, k_page_stride, v_pos_stride, v_head_stride, v_page_stride;
+    int32_t *next_task;            /* scratch: the counter that CTAs take tasks from */
+    float *partial_max_sum;        /* scratch: [n_partials][tile_rows][2] */
+    float *partial_o;              /* scratch: [n_partials][tile_rows][head_dim] */
+    gpu_seq seqs[GPU_MAX_SEQS];
+    gpu_buffers buffers[GPU_MAX_SEQS];
+} gpu_launch;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Compute capability (10 major + minor) and name of the current device; TMX_E_DEVICE without one, TMX_E_UNSUPPORTED in a
+ * build without CUDA. */
+tmx_status cuda_device_get(int32_t *capability, char *name, size_t size, tmx_error *err);
+
+tmx_status cuda_run_sm90(const gpu_launch *launch, void *stream, tmx_error *err);
+tmx_status cuda_run_portable(const gpu_launch *launch, void *stream, tmx_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,27 @@
+#include "attn/cuda/attn_cuda.h"
+
+#include "base/status.h"
+
+/* In place of the kernels, in a build without CUDA. */
+static tmx_status refuse_cuda(tmx_error *err)
+{
+    return refuse(err, TMX_E_UNSUPPORTED, "this build has no CUDA kernels; configure with -DTMX_CUDA=ON where nvcc is installed");
+}
+
+tmx_status cuda_device_get(int32_t *capability, char *name, size_t size, tmx_error *err)
+{
+    (void)capability, (void)name, (void)size;
+    return refuse_cuda(err);
+}
+
+tmx_status cuda_run_sm90(const gpu_launch *launch, void *stream, tmx_error *err)
+{
+    (void)launch, (void)stream;
+    return refuse_cuda(err);
+}
+
+tmx_status cuda_run_portable(const gpu_launch *launch, void *stream, tmx_error *err)
+{
+    (void)launch, (void)stream;
+    return refuse_cuda(err);
+}
