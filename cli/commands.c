@@ -41,6 +41,25 @@ _Static_assert(TMX_TYPE_DEFAULT == 0 && TMX_TYPE_F32 == 1 && TMX_TYPE_BF16 == 2,
       .fallback = "the plan's, which is 128 unless it says otherwise", .offset = offsetof(type, plan.n_last), \
       .help = "last rows of the prompt that see everything in a triangle layer" }
 
+#define MACHINE_ROWS(type) \
+    { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT, .max = MAX_THREADS, \
+      .offset = offsetof(type, n_threads), \
+      .help = "worker threads; 0 = one for every core; results never depend on it" }, \
+    { .group = "Machine", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS, \
+      .offset = offsetof(type, compute), \
+      .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" }, \
+    { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", \
+      .offset = offsetof(type, isa), \
+      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" }
+
+#define SESSION_ROWS(type) \
+    { .group = "Machine", .name = "chunk", .argument = "N", .kind = OPTION_COUNT, .max = 1048576, \
+      .offset = offsetof(type, n_chunk), \
+      .help = "prompt rows worked on at once; 0 = chosen by the library; results never depend on it" }, \
+    { .group = "Machine", .name = "cache-type", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS, \
+      .offset = offsetof(type, cache_type), \
+      .help = "number type of the KV cache; auto is bf16, or f32 with --compute f32" }
+
 /* ---------------------------------------------------------------- tmx run */
 
 #define AT(member) .offset = offsetof(run_options, member)
@@ -106,19 +125,8 @@ static const option_spec run_rows[] = {
       .max = MAX_TOKENS, .initial = -1, .fallback = "what the prompt and -n need, at most the model's context",
       AT(n_ctx),
       .help = "tokens the context holds; 0 = the model's context" },
-    { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT,
-      .max = MAX_THREADS, AT(n_threads),
-      .help = "worker threads; 0 = one for every core; results never depend on it" },
-    { .group = "Machine", .name = "chunk", .argument = "N", .kind = OPTION_COUNT, .max = 1048576, AT(n_chunk),
-      .help = "prompt rows worked on at once; 0 = chosen by the library; results never depend on it" },
-    { .group = "Machine", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
-      AT(compute),
-      .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" },
-    { .group = "Machine", .name = "cache-type", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
-      AT(cache_type),
-      .help = "number type of the KV cache; auto is bf16, or f32 with --compute f32" },
-    { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
-      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
+    MACHINE_ROWS(run_options),
+    SESSION_ROWS(run_options),
 
     { .group = "Output", .name = "json", .kind = OPTION_SWITCH, AT(json),
       .help = "print one JSON object: settings, plan, token ids, text and every time taken" },
@@ -266,14 +274,7 @@ static const option_spec probe_rows[] = {
       AT(n_last),
       .help = "rows of the last section; Middle is what is left" },
 
-    { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT,
-      .max = MAX_THREADS, AT(n_threads),
-      .help = "worker threads; 0 = one for every core; results never depend on it" },
-    { .group = "Machine", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
-      AT(compute),
-      .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" },
-    { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
-      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
+    MACHINE_ROWS(probe_options),
 
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(output),
       .help = "write the report to FILE as JSON after every sample; tmx plan --probe reads it" },
@@ -359,19 +360,8 @@ static const option_spec eval_rows[] = {
       .help = "dense against one --plan with a size changed: window=128,256,512 (or sink=, last=); "
               "layers=0..30 takes the plan's pattern to the deepest 0, 1, ... 30 layers" },
 
-    { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT, .max = MAX_THREADS,
-      AT(n_threads),
-      .help = "worker threads; 0 = one for every core; scores never depend on it" },
-    { .group = "Machine", .name = "chunk", .argument = "N", .kind = OPTION_COUNT, .max = 1048576, AT(n_chunk),
-      .help = "prompt rows worked on at once; 0 = chosen by the library; scores never depend on it" },
-    { .group = "Machine", .name = "compute", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
-      AT(compute),
-      .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" },
-    { .group = "Machine", .name = "cache-type", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
-      AT(cache_type),
-      .help = "number type of the KV cache; auto is bf16, or f32 with --compute f32" },
-    { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(isa),
-      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" },
+    MACHINE_ROWS(eval_options),
+    SESSION_ROWS(eval_options),
 
     { .group = "Output", .letter = 'o', .name = "output", .argument = "md|csv|json", .kind = OPTION_CHOICE,
       .choices = "md|csv|json", AT(output),
