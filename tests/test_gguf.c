@@ -322,12 +322,29 @@ static void tensors_are_checked_for_nan(void **state)
         { BLOCK_Q4_0, 36, 0, 0xfc00, "element 0, block at byte 64: infinity" },
         { BLOCK_Q4_1, 40, 20, 0x7e00, "element 32, block at byte 84: NaN" },
         { BLOCK_Q4_1, 40, 22, 0x7c00, "element 32, block at byte 84: infinity" },
+        { BLOCK_Q5_0, 44, 22, 0x7c00, "element 32, block at byte 86: infinity" },
+        { BLOCK_Q5_1, 48, 24, 0xfe00, "element 32, block at byte 88: NaN" },
+        { BLOCK_Q5_1, 48, 26, 0x7c00, "element 32, block at byte 88: infinity" },
+        { BLOCK_IQ4_NL, 36, 18, 0x7c00, "element 32, block at byte 82: infinity" },
+        { BLOCK_Q2_K, 84, 80, 0x7c00, "element 0, block at byte 64: NaN" },
+        { BLOCK_Q2_K, 84, 82, 0x7c00, "element 0, block at byte 64: NaN" },
+        { BLOCK_Q3_K, 110, 108, 0x7c00, "element 0, block at byte 64: infinity" },
+        { BLOCK_Q4_K, 144, 0, 0xfc00, "element 0, block at byte 64: NaN" },
+        { BLOCK_Q4_K, 144, 2, 0x7c01, "element 0, block at byte 64: NaN" },
+        { BLOCK_Q5_K, 352, 176, 0x7c00, "element 256, block at byte 240: NaN" },
+        { BLOCK_Q5_K, 352, 178, 0x7c00, "element 256, block at byte 240: NaN" },
+        { BLOCK_Q6_K, 210, 208, 0x7c00, "element 0, block at byte 64: NaN" },
+        { BLOCK_Q8_K, 292, 2, 0x7f80, "element 0, block at byte 64: NaN" },
+        { BLOCK_IQ4_XS, 136, 0, 0x7c00, "element 0, block at byte 64: infinity" },
+        { BLOCK_MXFP4, 34, 17, 0x7fff, "element 32, block at byte 81: infinity" },     /* 12 * 2^127 */
     };
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
-        unsigned char data[128] = { 0 };
+        unsigned char data[352] = { 0 };
+        const block_format *f = block_format_find(blocks[i].type);
+        const int64_t n = (int64_t)blocks[i].n_bytes / f->n_bytes * f->n_elements;
         memcpy(data + blocks[i].at, &blocks[i].bits, 2);
         gguf_writer w = gguf_writer_begin();
-        gw_tensor(&w, "bad", blocks[i].type, 1, (int64_t[]){ 64 }, data, blocks[i].n_bytes);
+        gw_tensor(&w, "bad", blocks[i].type, 1, &n, data, blocks[i].n_bytes);
         expect_scan(&w, TMX_E_NUMERIC, blocks[i].text);
     }
     gguf_writer w = gguf_writer_begin();                  /* 0x7bff is the largest half: 15 times it is a number */
@@ -335,11 +352,11 @@ static void tensors_are_checked_for_nan(void **state)
     gw_tensor(&w, "whole", BLOCK_I8, 1, (int64_t[]){ 2 }, (unsigned char[2]){ 0xff, 0xff }, 2);
     expect_scan(&w, TMX_OK, "");
     w = gguf_writer_begin();
-    gw_tensor(&w, "unknown", 12, 1, (int64_t[]){ 256 }, (unsigned char[144]){ 0 }, 144);
+    gw_tensor(&w, "unknown", 16, 1, (int64_t[]){ 256 }, (unsigned char[66]){ 0 }, 66);
     sample_f32s(&w, "good", 1, (float[]){ 1 });
-    expect_scan(&w, TMX_E_UNSUPPORTED, "m.gguf: tensor 'unknown': cannot look into type Q4_K");
+    expect_scan(&w, TMX_E_UNSUPPORTED, "m.gguf: tensor 'unknown': cannot look into type IQ2_XXS");
     w = gguf_writer_begin();
-    gw_tensor(&w, "unknown", 12, 1, (int64_t[]){ 256 }, (unsigned char[144]){ 0 }, 144);
+    gw_tensor(&w, "unknown", 16, 1, (int64_t[]){ 256 }, (unsigned char[66]){ 0 }, 66);
     sample_f32s(&w, "bad", 1, (float[]){ NAN });
     expect_scan(&w, TMX_E_NUMERIC, "tensor 'bad'");
 }

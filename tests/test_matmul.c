@@ -40,9 +40,19 @@ static uint32_t random_u32(void)
 
 static float random_f32(void) { return (float)((double)random_u32() / 0x1p30 - 1.0); }
 
-static const uint32_t block_types[] = { BLOCK_F32, BLOCK_F16, BLOCK_BF16, BLOCK_Q4_0, BLOCK_Q4_1, BLOCK_Q8_0 };
+static const uint32_t block_types[] = {
+    BLOCK_F32, BLOCK_F16, BLOCK_BF16, BLOCK_Q4_0, BLOCK_Q4_1, BLOCK_Q5_0, BLOCK_Q5_1, BLOCK_Q8_0, BLOCK_Q2_K, BLOCK_Q3_K,
+    BLOCK_Q4_K, BLOCK_Q5_K, BLOCK_Q6_K, BLOCK_Q8_K, BLOCK_IQ4_NL, BLOCK_IQ4_XS, BLOCK_MXFP4,
+};
 
-/* Random weights in a buffer of exactly their size; halves that are scales stay near 0.01. */
+/* Where a block has its halves; a scale is near 0.01, a minimum near -0.06. */
+static const struct { uint32_t type; int scale, minimum; } halves[] = {
+    { BLOCK_F16, 0, -1 }, { BLOCK_Q4_0, 0, -1 }, { BLOCK_Q4_1, 0, 2 }, { BLOCK_Q5_0, 0, -1 }, { BLOCK_Q5_1, 0, 2 },
+    { BLOCK_Q8_0, 0, -1 }, { BLOCK_Q2_K, 80, 82 }, { BLOCK_Q3_K, 108, -1 }, { BLOCK_Q4_K, 0, 2 }, { BLOCK_Q5_K, 0, 2 },
+    { BLOCK_Q6_K, 208, -1 }, { BLOCK_IQ4_NL, 0, -1 }, { BLOCK_IQ4_XS, 0, -1 },
+};
+
+/* Random weights in a buffer of exactly their size. */
 static matmul_source random_source(uint32_t type, int32_t n_out, int32_t n_in)
 {
     const block_format *format = block_format_find(type);
@@ -54,11 +64,15 @@ static matmul_source random_source(uint32_t type, int32_t n_out, int32_t n_in)
         const uint16_t half = (uint16_t)(0x2000u + random_u32() % 0x400u);
         const float plain = random_f32();
         const tmx_bf16 narrow = bf16_from_f32(plain);
-        if (type == BLOCK_F32) memcpy(data + at, &plain, sizeof plain);
-        else if (type == BLOCK_BF16) memcpy(data + at, &narrow, sizeof narrow);
-        else memcpy(data + at, &half, sizeof half);
         const uint16_t minimum = (uint16_t)(0xac00u + random_u32() % 0x400u);
-        if (type == BLOCK_Q4_1) memcpy(data + at + 2, &minimum, sizeof minimum);
+        if (type == BLOCK_F32 || type == BLOCK_Q8_K) memcpy(data + at, &plain, sizeof plain);
+        if (type == BLOCK_BF16) memcpy(data + at, &narrow, sizeof narrow);
+        if (type == BLOCK_MXFP4) data[at] = (unsigned char)(118 + random_u32() % 8);
+        for (size_t h = 0; h < COUNT_OF(halves); h++) {
+            if (halves[h].type != type) continue;
+            memcpy(data + at + halves[h].scale, &half, sizeof half);
+            if (halves[h].minimum >= 0) memcpy(data + at + halves[h].minimum, &minimum, sizeof minimum);
+        }
     }
     return (matmul_source){ .data = data, .type = type, .n_out = n_out, .n_in = n_in };
 }
@@ -197,7 +211,8 @@ static void products_match_f64(void **state)
             source_free(&source);
         }
         for (size_t t = 0; t < COUNT_OF(block_types); t++) {
-            matmul_source source = random_source(block_types[t], 37, 96);
+            const int32_t n_block = block_format_find(block_types[t])->n_elements;
+            matmul_source source = random_source(block_types[t], 37, n_block > 96 ? 2 * n_block : 96);
             check_product(&variants[i], &source, 7, false, pool);
             source_free(&source);
         }
@@ -445,9 +460,10 @@ static void matvec_matches_f64_for_any_pool(void **state)
     for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (size_t t = 0; t < COUNT_OF(block_types); t++) {
-            const bool is_plain = block_format_find(block_types[t])->n_elements == 1;
+            const int32_t n_block = block_format_find(block_types[t])->n_elements;
+            const bool is_plain = n_block == 1;
             for (size_t l = 0; l < (is_plain ? COUNT_OF(plain_lengths) : COUNT_OF(block_counts)); l++) {
-                const int32_t n_in = is_plain ? plain_lengths[l] : 32 * block_counts[l];
+                const int32_t n_in = is_plain ? plain_lengths[l] : n_block * block_counts[l];
                 for (size_t o = 0; o < COUNT_OF(out_counts); o++) {
                     matmul_source source = random_source(block_types[t], out_counts[o], n_in);
                     check_matvec(&source, (tmx_isa)isa, o % 2 == 1, *state);

@@ -349,13 +349,13 @@ static void other_tensors_are_checked(void **state)
         { AS_VECTOR("something.else", 3), TMX_OK, "" },
     };
     expect_lies(lies, sizeof lies / sizeof lies[0]);
-    enum { Q4_K = 12 };
+    enum { IQ2_XXS = 16 };
     const part wide[] = {
         AS_U32("llama.embedding_length", 256), AS_U32(KEY_DIM, 8),
-        { .name = "token_embd.weight", .kind = MATRIX, .n_out = TINY_VOCAB, .n_in = 256, .block = Q4_K },
+        { .name = "token_embd.weight", .kind = MATRIX, .n_out = TINY_VOCAB, .n_in = 256, .block = IQ2_XXS },
     };
     expect(&(parts){ .list = wide, .n = 3 }, TMX_E_UNSUPPORTED,
-           "tensor token_embd.weight: block type Q4_K is not supported");
+           "tensor token_embd.weight: block type IQ2_XXS is not supported");
 }
 
 /* A matrix of one row has two axes, and its row count is read from the right one. */

@@ -1,5 +1,5 @@
 /* blocks.h - the block formats tensors are stored in.  In: a row of blocks.  Out: f32, bit-exact with the published
- * formula (d * q + m, one rounding an operation, no fused multiply-add).  One table row per format, so that a new
+ * formula (d * q + m or its like, one rounding an operation, no fused multiply-add).  One table row per format, so that a new
  * format adds a line and a function. */
 #ifndef TMX_GGUF_BLOCKS_H
 #define TMX_GGUF_BLOCKS_H
@@ -10,8 +10,10 @@
 #include <stdint.h>
 
 enum {
-    BLOCK_F32 = 0, BLOCK_F16 = 1, BLOCK_Q4_0 = 2, BLOCK_Q4_1 = 3, BLOCK_Q8_0 = 8, BLOCK_I8 = 24, BLOCK_I64 = 27,
-    BLOCK_BF16 = 30,               /* I8..I64 are the four integer types */
+    BLOCK_F32 = 0, BLOCK_F16 = 1, BLOCK_Q4_0 = 2, BLOCK_Q4_1 = 3, BLOCK_Q5_0 = 6, BLOCK_Q5_1 = 7, BLOCK_Q8_0 = 8,
+    BLOCK_Q2_K = 10, BLOCK_Q3_K = 11, BLOCK_Q4_K = 12, BLOCK_Q5_K = 13, BLOCK_Q6_K = 14, BLOCK_Q8_K = 15,
+    BLOCK_IQ4_NL = 20, BLOCK_IQ4_XS = 23, BLOCK_I8 = 24, BLOCK_I64 = 27, BLOCK_BF16 = 30, BLOCK_MXFP4 = 39,
+    /* I8..I64 are the four integer types */
 };
 
 typedef struct block_format {

@@ -35,14 +35,15 @@ static float dot_f32_scalar(const void *row, const float *x, size_t n)
     return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
 }
 
+/* The widest kernel there is: the rung's own, or that of a rung below.  NULL: the row must be expanded. */
 static matvec_dot *dot_for(tmx_isa isa, uint32_t type)
 {
-    switch (cpu_isa_resolve(isa)) {
-    case TMX_ISA_AVX512_BF16:
-    case TMX_ISA_AVX512: return matvec_dot_avx512(type);
-    case TMX_ISA_AVX2: return matvec_dot_avx2(type);
-    default: return type == BLOCK_F32 ? dot_f32_scalar : NULL;
-    }
+    const tmx_isa rung = cpu_isa_resolve(isa);
+    matvec_dot *dot = NULL;
+    if (rung >= TMX_ISA_AVX512) dot = matvec_dot_avx512(type);
+    if (dot == NULL && rung >= TMX_ISA_AVX2) dot = matvec_dot_avx2(type);
+    if (dot == NULL && type == BLOCK_F32) dot = dot_f32_scalar;
+    return dot;
 }
 
 static void run_group(void *ctx, int32_t task, int32_t thread)

@@ -1,18 +1,8 @@
 /* matvec_avx2.c - sum over i of row[i] * x[i] with the row expanded in registers, never in memory.  Sums lie in 4 ymm,
  * one per 8 elements in turn, and are folded in one fixed order at the end. */
 #include "gguf/blocks.h"
-#include "ops/matmul_kernel.h"
+#include "gguf/blocks_avx2.h"
 #include "ops/matvec_kernel.h"
-
-#include <immintrin.h>
-#include <string.h>
-
-ALWAYS_INLINE __m256 load_half(const void *p)    /* one f16, in every lane */
-{
-    uint16_t bits;
-    memcpy(&bits, p, sizeof bits);
-    return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
-}
 
 ALWAYS_INLINE float fold(const __m256 sum[4])
 {
@@ -57,50 +47,50 @@ static float dot_f32(const void *row, const float *x, size_t n) { return dot_pla
 static float dot_f16(const void *row, const float *x, size_t n) { return dot_plain(row, x, n, widen_f16, 2); }
 static float dot_bf16(const void *row, const float *x, size_t n) { return dot_plain(row, x, n, widen_bf16, 2); }
 
-ALWAYS_INLINE __m256 signed_bytes(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)); }
-
-/* 32 elements: f16 d, [f16 m,] 16 bytes; element i is the low nibble of byte i, element 16 + i the high one. */
-ALWAYS_INLINE float dot_nibbles(const void *row, const float *x, size_t n, const bool has_min)
-{
-    const __m128i low = _mm_set1_epi8(15), bias = _mm_set1_epi8(has_min ? 0 : 8);
-    const unsigned char *block = row;
+typedef struct dot_sums {
+    const float *x;
     __m256 sum[4];
-    UNROLL for (int v = 0; v < 4; v++) sum[v] = _mm256_setzero_ps();
-    for (size_t i = 0; i < n; i += 32, block += has_min ? 20 : 18) {
-        const __m256 d = load_half(block), m = has_min ? load_half(block + 2) : _mm256_setzero_ps();
-        const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(block + (has_min ? 4 : 2)));
-        const __m128i q[2] = {
-            _mm_sub_epi8(_mm_and_si128(bytes, low), bias),
-            _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(bytes, 4), low), bias),
-        };
-        UNROLL for (size_t v = 0; v < 4; v++) {
-            const __m256 counts = signed_bytes(v % 2 == 0 ? q[v / 2] : _mm_srli_si128(q[v / 2], 8));
-            const __m256 w = _mm256_add_ps(_mm256_mul_ps(counts, d), m);
-            sum[v] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x + i + 8 * v), sum[v]);
-        }
+} dot_sums;
+
+/* The weights first, as the expansion has them, then their products: one definition of what a block stands for. */
+ALWAYS_INLINE void add_piece(void *to, size_t i, __m128i q, __m256 d, __m256 m, const bool is_shifted)
+{
+    dot_sums *dot = to;
+    __m256 w[2];
+    piece_widen(q, &w[0], &w[1]);
+    UNROLL for (size_t v = 0; v < 2; v++) {
+        w[v] = is_shifted ? _mm256_add_ps(_mm256_mul_ps(d, w[v]), m) : _mm256_mul_ps(d, w[v]);
+        const size_t lane = i / 8 % 4 + v;
+        dot->sum[lane] = _mm256_fmadd_ps(w[v], _mm256_loadu_ps(dot->x + i + 8 * v), dot->sum[lane]);
     }
-    return fold(sum);
 }
 
-static float dot_q4_0(const void *row, const float *x, size_t n) { return dot_nibbles(row, x, n, false); }
-static float dot_q4_1(const void *row, const float *x, size_t n) { return dot_nibbles(row, x, n, true); }
-
-/* 32 elements: f16 d, 32 signed bytes. */
-static float dot_q8_0(const void *row, const float *x, size_t n)
+ALWAYS_INLINE float dot_blocks(const void *row, const float *x, size_t n, take_block *take, const size_t n_elements,
+                               const size_t n_bytes)
 {
     const unsigned char *block = row;
-    __m256 sum[4];
-    UNROLL for (int v = 0; v < 4; v++) sum[v] = _mm256_setzero_ps();
-    for (size_t i = 0; i < n; i += 32, block += 34) {
-        const __m256 d = load_half(block);
-        UNROLL for (size_t v = 0; v < 4; v++) {
-            const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(block + 2 + 8 * v));
-            const __m256 w = _mm256_mul_ps(signed_bytes(bytes), d);
-            sum[v] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x + i + 8 * v), sum[v]);
-        }
+    dot_sums dot;
+    UNROLL for (int v = 0; v < 4; v++) dot.sum[v] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i += n_elements, block += n_bytes) {
+        dot.x = x + i;             /* pieces count from the block's begin, so that their lane is known at compile time */
+        take(block, 0, add_piece, &dot);
     }
-    return fold(sum);
+    return fold(dot.sum);
 }
+
+static float dot_q4_0(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q4_0, 32, 18); }
+static float dot_q4_1(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q4_1, 32, 20); }
+static float dot_q5_0(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q5_0, 32, 22); }
+static float dot_q5_1(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q5_1, 32, 24); }
+static float dot_q8_0(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q8_0, 32, 34); }
+static float dot_q2_k(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q2_k, 256, 84); }
+static float dot_q3_k(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q3_k, 256, 110); }
+static float dot_q4_k(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q4_k, 256, 144); }
+static float dot_q5_k(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q5_k, 256, 176); }
+static float dot_q6_k(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q6_k, 256, 210); }
+static float dot_iq4_nl(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_iq4_nl, 32, 18); }
+static float dot_iq4_xs(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_iq4_xs, 256, 136); }
+static float dot_mxfp4(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_mxfp4, 32, 17); }
 
 matvec_dot *matvec_dot_avx2(uint32_t type)
 {
@@ -110,7 +100,17 @@ matvec_dot *matvec_dot_avx2(uint32_t type)
     case BLOCK_BF16: return dot_bf16;
     case BLOCK_Q4_0: return dot_q4_0;
     case BLOCK_Q4_1: return dot_q4_1;
+    case BLOCK_Q5_0: return dot_q5_0;
+    case BLOCK_Q5_1: return dot_q5_1;
     case BLOCK_Q8_0: return dot_q8_0;
+    case BLOCK_Q2_K: return dot_q2_k;
+    case BLOCK_Q3_K: return dot_q3_k;
+    case BLOCK_Q4_K: return dot_q4_k;
+    case BLOCK_Q5_K: return dot_q5_k;
+    case BLOCK_Q6_K: return dot_q6_k;
+    case BLOCK_IQ4_NL: return dot_iq4_nl;
+    case BLOCK_IQ4_XS: return dot_iq4_xs;
+    case BLOCK_MXFP4: return dot_mxfp4;
     default: return NULL;
     }
 }
