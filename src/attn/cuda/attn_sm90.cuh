@@ -247,11 +247,11 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             wgmma_commit();
         }
 
-        /* O (+)= P V, 16 keys a time; slot v holds V. */
-        template <int N_KEYS, bool IS_FIRST> DEVICE void value(const ring<N_SLOTS> &v, const gpu_task &of)
+        /* O (+)= P V, 16 keys a time; slot v holds V of step j of a task. */
+        template <int N_KEYS, bool IS_FIRST> DEVICE void value(const ring<N_SLOTS> &v, const gpu_task &of, int32_t j)
         {
             mbarrier_wait(&smem.slot_full[v.i], v.phase);
-            if constexpr (IS_FIRST) clear_strangers(v, of);
+            if (launch.page_shift >= 0 && (IS_FIRST || j > of.n_window_slots)) clear_strangers(v, of, j);
             const uint64_t v_tile = wgmma_descriptor(smem.slots[v.i], BLOCK_BYTES);
             wgmma_fence();
 #pragma unroll
@@ -262,13 +262,15 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             wgmma_commit();
         }
 
-        /* A page may hold anything behind the sequence's last key, and weight 0 times NaN is NaN: zero those rows of V.
-         * (Without pages the tensor map ends there.) */
-        DEVICE void clear_strangers(const ring<N_SLOTS> &v, const gpu_task &of)
+        /* A page may hold anything behind the sequence's last key, and weight 0 times NaN is NaN: zero those rows of V.  Only the
+         * diagonal and a slot of sinks reach that far.  (Without pages the tensor map ends there.) */
+        DEVICE void clear_strangers(const ring<N_SLOTS> &v, const gpu_task &of, int32_t j)
         {
-            const int32_t n_diagonal = launch.grid.n_positions, n_ours = launch.seqs[of.seq].q_end - of.k_top;
-            if (launch.page_shift < 0 || n_ours >= n_diagonal) return;
-            for (int32_t i = max_i32(0, n_ours) * 8 + threadIdx.x % 128; i < n_diagonal * 8; i += 128) {
+            const int32_t k_begin = j == 0 ? of.k_top : gpu_slot_begin(&launch.grid, &of, j);
+            const int32_t n_keys = j == 0 ? launch.grid.n_positions : SM90_SLOT_KEYS;
+            const int32_t n_ours = max_i32(0, launch.seqs[of.seq].q_end - k_begin);
+            if (n_ours >= n_keys) return;
+            for (int32_t i = n_ours * 8 + threadIdx.x % 128; i < n_keys * 8; i += 128) {
                 for (int block = 0; block < N_BLOCKS; block++) {
                     *(uint4 *)(smem.slots[v.i] + block * BLOCK_BYTES + i * 16) = make_uint4(0, 0, 0, 0);
                 }
@@ -292,7 +294,7 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             v.advance();
             turn_wait();
             score<SM90_SLOT_KEYS>(s);
-            value<N_BEFORE, IS_FIRST>(v, task);
+            value<N_BEFORE, IS_FIRST>(v, task, j - 1);
             turn_pass();
             wgmma_wait<1>(s);
             release(&smem.slot_free[slot.i]);
@@ -325,7 +327,7 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             begin_tile(next);
             turn_wait();
             score<NARROW_KEYS>(narrow);
-            value<N_BEFORE, IS_FIRST>(v, last);
+            value<N_BEFORE, IS_FIRST>(v, last, last.n_window_slots + last.n_sink_slots);
             turn_pass();
             wgmma_wait<1>(narrow);
             release(&smem.slot_free[slot.i]);
@@ -341,7 +343,7 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
 
         template <int N_BEFORE, bool IS_FIRST> DEVICE void last_step()
         {
-            value<N_BEFORE, IS_FIRST>(slot, task);
+            value<N_BEFORE, IS_FIRST>(slot, task, task.n_window_slots + task.n_sink_slots);
             wgmma_wait<0>(o);
             finish_rows<HEAD_DIM, T>(launch, task, rows, o, first_row());
         }
