@@ -45,7 +45,7 @@ build() {                          # build PRESET [CMAKE OPTIONS...]
 step "packages"                       scripts/install-packages.sh clang clang-tidy cppcheck
 step "demo model"                     scripts/fetch-models.sh
 step "build: gcc, release"            build release -DTMX_BENCH=ON
-step "build: gcc, asan and ubsan"     build asan -DTMX_CUDA=OFF
+step "build: gcc, asan and ubsan"     build asan -DTMX_CUDA=OFF      # the CUDA part once; its absence in the others
 step "build: clang, release"          build clang -DTMX_BENCH=ON -DTMX_CUDA=OFF
 step "build: gcc, tsan"               build tsan -DTMX_FUZZ=OFF -DTMX_CUDA=OFF
 step "tests: release"                 ctest --test-dir build/release -V
