@@ -389,7 +389,7 @@ static void expect_refused(const tiny_model *tiny, const tmx_lora *loras, int32_
 static void wrong_adapters_are_refused(void **state)
 {
     (void)state;
-    enum { Q4_K = 12 };
+    enum { IQ2_XXS = 16 };
     static const wrong_adapter cases[] = {
         { TMX_E_FORMAT, "general.type is 'model', expected 'adapter'", .keys.type = "model" },
         { TMX_E_FORMAT, "key 'general.type' is missing", .keys.type = "" },
@@ -435,8 +435,8 @@ static void wrong_adapters_are_refused(void **state)
         { TMX_E_UNSUPPORTED, "tensor " A ": rank 16385, expected 1..16384",
           .tensors = { { A, 16385, TINY_EMBD, 0, 0 }, { B, N_Q, 16385, 0, 0 } } },
         { TMX_E_UNSUPPORTED, "tensor " A ": block type I8 is not supported", .tensors = { { A, 4, TINY_EMBD, BLOCK_I8, 0 }, RIGHT_B } },
-        { TMX_E_UNSUPPORTED, "tensor " B ": block type Q4_K is not supported",
-          .tensors = { { A, 256, TINY_EMBD, 0, 0 }, { B, N_Q, 256, Q4_K, 0 } } },
+        { TMX_E_UNSUPPORTED, "tensor " B ": block type IQ2_XXS is not supported",
+          .tensors = { { A, 256, TINY_EMBD, 0, 0 }, { B, N_Q, 256, IQ2_XXS, 0 } } },
         { TMX_E_NUMERIC, "tensor '" A "' (F32): element 0, block at byte 320: NaN",
           .tensors = { { A, 4, TINY_EMBD, 0, NAN }, RIGHT_B } },
         { TMX_E_NUMERIC, "tensor '" B "' (F32): element 0, block at byte 1088: infinity",
