@@ -117,7 +117,8 @@ def flex_caller(q, k, v, kind):
 
     def causal(b, h, q_pos, k_pos):
         return k_pos <= q_pos
-    block_mask = create_block_mask(causal if kind == "dense" else mask, None, None, n, n, device="cuda", _compile=True)
+    torch._dynamo.reset()                      # it gives up compiling after a few lengths and masks
+    block_mask = torch.compile(create_block_mask)(causal if kind == "dense" else mask, None, None, n, n, device="cuda")
     compiled = torch.compile(flex_attention, dynamic=False)
     a, b, c = (x.transpose(0, 1)[None].contiguous() for x in (q, k, v))
     return lambda: compiled(a, b, c, block_mask=block_mask, enable_gqa=True)[0].transpose(0, 1)
