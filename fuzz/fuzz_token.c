@@ -62,15 +62,18 @@ static void check_file(const uint8_t *data, size_t n_bytes)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
-    static const char *const rules[3] = { "smollm", "gpt-2", "llama-bpe" };
-    static vocab *vocabs[3];
-    static gw_bytes files[3];
-    static tmx_file *opened[3];
+    enum { N_RULES = 9 };
+    static const char *const rules[N_RULES] = {
+        "smollm", "gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o", "default", "deepseek-llm", "deepseek-v3",
+    };
+    static vocab *vocabs[N_RULES];
+    static gw_bytes files[N_RULES];
+    static tmx_file *opened[N_RULES];
     if (n_bytes >= 4 && memcmp(data, "GGUF", 4) == 0) {
         check_file(data, n_bytes);
         return 0;
     }
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_RULES; i++) {
         if (vocabs[i] == NULL) {
             tiny_vocab t = tv_begin_rich(rules[i]);
             files[i] = tv_finish(&t);

@@ -1,25 +1,68 @@
 #!/usr/bin/env python3
-"""Writes tests/vectors/token_goldens.txt: token ids from an independent tokenizer.
+"""Writes tests/vectors/token_goldens*.txt: token ids from independent tokenizers.
 
     python3 scripts/make-token-goldens.py models/SmolLM2-135M-Instruct.Q4_1.gguf > tests/vectors/token_goldens.txt
+    python3 scripts/make-token-goldens.py models/gemma-3-270m-q4_k_m.gguf > tests/vectors/token_goldens_gemma.txt
 
-Needs the packages gguf and tokenizers.  Vocabulary and merges come from the model file; the tokenizer is built anew
-with the Hugging Face tokenizers library, once for each pre-tokenizer we know.  Lines of the output:
+Needs the packages gguf, tokenizers and sentencepiece (with protobuf).  Vocabulary, merges and scores come from the model
+file; the tokenizer is built anew, byte-level BPE with the Hugging Face tokenizers library, once for each pre-tokenizer
+we know, SentencePiece with its own library.  Those libraries take text only: around bytes that are no UTF-8, what comes
+before, the bytes and what comes after are encoded apart, as we do.  Lines of the output:
 
     T text        the next text; \\xNN is a byte
-    smollm ids    plain text through that pre-tokenizer; gpt-2 and llama-bpe likewise
+    smollm ids    plain text through that pre-tokenizer; the others likewise; "= name" stands for the ids of another one
+    M name n hash a text of a megabyte, put together from those above by a generator the test has too: SHA-256 of its ids
     special ids   smollm again, with control tokens recognised in the text
     C system|user|assistant        a chat; `-` is an absent part
     chat ids
 """
+import hashlib
 import random
+import re
+import struct
 import sys
 
 from gguf import GGUFReader
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
+N_LONG = 1 << 20
+
 LLAMA = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+BLANKS = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+CAPITALS, SMALLS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+STRANGER, ENDINGS = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+# deepseek-llm: letters of scripts that know case.
+CASED = (
+    r"A-Za-z\x{b5}\x{c0}-\x{d6}\x{d8}-\x{f6}\x{f8}-\x{1ba}\x{1bc}-\x{1bf}\x{1c4}-\x{293}\x{295}-\x{2af}"
+    r"\x{370}-\x{373}\x{376}\x{377}\x{37b}-\x{37d}\x{37f}\x{386}\x{388}-\x{38a}\x{38c}\x{38e}-\x{3a1}"
+    r"\x{3a3}-\x{3f5}\x{3f7}-\x{481}\x{48a}-\x{52f}\x{531}-\x{556}\x{10a0}-\x{10c5}\x{13a0}-\x{13f5}"
+    r"\x{13f8}-\x{13fd}\x{1c90}-\x{1cba}\x{1cbd}-\x{1cbf}\x{1d00}-\x{1d2b}\x{1d6b}-\x{1d77}\x{1d79}-\x{1d9a}"
+    r"\x{1e00}-\x{1f15}\x{1f18}-\x{1f1d}\x{1f20}-\x{1f45}\x{1f48}-\x{1f4d}\x{1f50}-\x{1f57}\x{1f59}\x{1f5b}"
+    r"\x{1f5d}\x{1f5f}-\x{1f7d}\x{1f80}-\x{1fb4}\x{1fb6}-\x{1fbc}\x{1fbe}\x{1fc2}-\x{1fc4}\x{1fc6}-\x{1fcc}"
+    r"\x{1fd0}-\x{1fd3}\x{1fd6}-\x{1fdb}\x{1fe0}-\x{1fec}\x{1ff2}-\x{1ff4}\x{1ff6}-\x{1ffc}\x{2102}\x{2107}"
+    r"\x{210a}-\x{2113}\x{2115}\x{2119}-\x{211d}\x{2124}\x{2126}\x{2128}\x{212a}-\x{212d}\x{212f}-\x{2134}\x{2139}"
+    r"\x{213c}-\x{213f}\x{2145}-\x{2149}\x{214e}\x{2183}\x{2184}\x{2c00}-\x{2c7b}\x{2c7e}-\x{2ce4}"
+    r"\x{2ceb}-\x{2cee}\x{2cf2}\x{2cf3}\x{a640}-\x{a66d}\x{a680}-\x{a69b}\x{a722}-\x{a76f}\x{a771}-\x{a787}"
+    r"\x{a78b}-\x{a78e}\x{ab70}-\x{abbf}\x{fb00}-\x{fb06}\x{fb13}-\x{fb17}\x{ff21}-\x{ff3a}\x{ff41}-\x{ff5a}"
+    r"\x{10400}-\x{1044f}\x{104b0}-\x{104d3}\x{104d8}-\x{104fb}\x{10c80}-\x{10cb2}\x{10cc0}-\x{10cf2}"
+    r"\x{118a0}-\x{118df}\x{1e900}-\x{1e943}"
+)
+# As published, one list for each; what a pattern leaves goes to the next one, and so does what it takes.
+SPLITS = {
+    "qwen2": [LLAMA.replace(r"\p{N}{1,3}", r"\p{N}")],
+    "tekken": [f"{STRANGER}{CAPITALS}*{SMALLS}+|{STRANGER}{CAPITALS}+{SMALLS}*|\\p{{N}}| ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n/]*" + BLANKS],
+    "gpt-4o": [f"{STRANGER}{CAPITALS}*{SMALLS}+{ENDINGS}|{STRANGER}{CAPITALS}+{SMALLS}*{ENDINGS}|\\p{{N}}{{1,3}}"
+               f"| ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n/]*" + BLANKS],
+    "default": [r"[\p{P}\$\+<=>\^~\|]+", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)", r"\p{N}+",
+                r"[0-9][0-9][0-9]"],
+    "deepseek-llm": [r"[\r\n]", r"\s?[" + CASED + "]+", r"\s?[!-/:-~！-／：-～‘-‟\x{3000}-。]+", r"\s+$", r"[一-龥\x{800}-一가-\x{d7ff}]+",
+                     r"\p{N}+"],
+    "deepseek-v3": [r"\p{N}{1,3}", r"[一-龥\x{3040}-\x{309f}\x{30a0}-\x{30ff}]+",
+                    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+                    + BLANKS],
+}
 
 TEXTS = r"""
 Hello, world!
@@ -236,15 +279,89 @@ def tokenizer(vocab, merges, split, ignore_merges, controls):
     return t
 
 
-def escape(text):
+def pieces(data):
+    """(is_text, bytes): valid UTF-8 as long as it goes, and the runs between."""
+    text = data.decode("utf-8", "surrogateescape")
+    for part in re.findall("[\udc80-\udcff]+|[^\udc80-\udcff]+", text):
+        yield "\udc80" > part[0] or part[0] > "\udcff", part.encode("utf-8", "surrogateescape")
+
+
+INVALID = [b"\xff", b"a\xffb", b"\xe4\xbd", b"x \xe4\xbd y", b"\xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80", b"the \x80\x80 the", b" \xfe",
+           b"\xf0\x9f\x98", b"\xe2\x96\x81\xe2\x96", b"caf\xe9 na\xefve", b"\xff\xfe\x00a", b"\xf0\x9f\x98\x80\xf0\x9f"]
+
+
+def escape(data):
     out = bytearray()
-    for byte in text.encode():
+    for byte in data:
         out += b"\\x%02x" % byte if byte < 0x20 or byte in b"\\|\x7f" else bytes([byte])
-    return out.decode()
+    return out.decode("utf-8", "backslashreplace")
+
+
+def long_text(texts):
+    """The same words as in the test: texts by the generator's choice, a line each."""
+    out, size, state = [], 0, 1
+    while size < N_LONG:
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        text = texts[(state >> 33) % len(texts)] + b"\n"
+        out.append(text)
+        size += len(text)
+    return b"".join(out)
+
+
+def summary(name, ids):
+    return f"M {name} {len(ids)} {hashlib.sha256(struct.pack(f'<{len(ids)}i', *ids)).hexdigest()}"
+
+
+def sentencepiece_goldens(reader):
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    def field(name, default=None):
+        found = reader.fields.get("tokenizer.ggml." + name)
+        return default if found is None else found.contents()
+
+    model = proto.ModelProto()
+    for name, score, kind in zip(field("tokens"), field("scores"), field("token_type")):
+        if kind == 4:
+            name = name.replace(" ", "\u2581")
+        model.pieces.add(piece=name, score=score, type=kind)
+    model.trainer_spec.model_type = proto.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
+    model.trainer_spec.unk_id = field("unknown_token_id")
+    model.trainer_spec.bos_id = field("bos_token_id")
+    model.trainer_spec.eos_id = field("eos_token_id")
+    model.trainer_spec.unk_piece, model.trainer_spec.bos_piece, model.trainer_spec.eos_piece = "<unk>", "<bos>", "<eos>"
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = field("add_space_prefix", True)
+    model.normalizer_spec.remove_extra_whitespaces = field("remove_extra_whitespaces", False)
+    library = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    first_byte = field("tokens").index("<0x00>")
+
+    def encode(data):
+        return [i for is_text, part in pieces(data)
+                for i in (library.encode(part.decode()) if is_text else (first_byte + byte for byte in part))]
+
+    texts = list(dict.fromkeys([*all_texts(lambda text: True), *INVALID]))
+    out = []
+    for text in texts:
+        out += ["T " + escape(text), " ".join(["spm", *map(str, encode(text))])]
+    out.append(summary("spm", encode(long_text(texts))))
+    print("\n".join(out))
+
+
+def all_texts(may_use):
+    texts = [t.encode("ascii", "backslashreplace").decode("unicode_escape") if "\\" in t else t for t in TEXTS]
+    texts += random_texts(100, may_use)
+    texts += ["word " * 40, " " * 100, "\n" * 100, "x" + " " * 63 + "y", "ab" * 31, "ab" * 32, "ab" * 33, "é" * 32, "é" * 33,
+              "你好" * 30, "!" * 65, "0" * 70, " \n" * 40, "👩‍👩‍👧‍👦" * 6, "a" + "\u0301" * 40]
+    return [text.encode() for text in texts]
 
 
 def main():
     reader = GGUFReader(sys.argv[1])
+    if reader.fields["tokenizer.ggml.model"].contents() == "llama":
+        sentencepiece_goldens(reader)
+        return
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     types = reader.fields["tokenizer.ggml.token_type"].contents()
     merges = [tuple(m.split(" ")) for m in reader.fields["tokenizer.ggml.merges"].contents()]
@@ -265,23 +382,36 @@ def main():
         "special": tokenizer(vocab, merges, smollm, False, controls),
     }
 
-    def may_use(text):
-        return not missing & set(text.encode())
+    for name, patterns in SPLITS.items():
+        steps = [pre_tokenizers.Split(Regex(pattern), "isolated", invert=False) for pattern in patterns]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        runs[name] = tokenizer(plain_vocab, merges, pre_tokenizers.Sequence(steps), name == "tekken", [])
 
-    texts = [t.encode("ascii", "backslashreplace").decode("unicode_escape") if "\\" in t else t for t in TEXTS]
-    texts += random_texts(100, may_use)
-    texts += ["word " * 40, " " * 100, "\n" * 100, "x" + " " * 63 + "y", "ab" * 31, "ab" * 32, "ab" * 33, "é" * 32, "é" * 33,
-              "你好" * 30, "!" * 65, "0" * 70, " \n" * 40, "👩‍👩‍👧‍👦" * 6, "a" + "\u0301" * 40]
-    out = []
-    for text in dict.fromkeys(texts):
+    def may_use(text):
+        return not missing & set(text if isinstance(text, bytes) else text.encode())
+
+    def encode(t, data):
+        return [i for is_text, part in pieces(data)
+                for i in (t.encode(part.decode(), add_special_tokens=False).ids if is_text
+                          else (token.id for token in t.model.tokenize("".join(alphabet[byte] for byte in part))))]
+
+    out, used = [], []
+    for text in dict.fromkeys([*all_texts(may_use), *INVALID]):
         if not may_use(text):
-            print("left out, the vocabulary lacks one of its bytes:", ascii(text), file=sys.stderr)
+            print("left out, the vocabulary lacks one of its bytes:", text, file=sys.stderr)
             continue
+        used.append(text)
         out.append("T " + escape(text))
+        written = {}
         for name, t in runs.items():
-            if name == "special" and not any(c in text for c in controls):
+            if name == "special" and not any(c.encode() in text for c in controls):
                 continue
-            out.append(" ".join([name, *map(str, t.encode(text, add_special_tokens=False).ids)]))
+            ids = tuple(encode(t, text))
+            out.append(" ".join([name, *(["=", written[ids]] if ids in written and name in SPLITS else map(str, ids))]))
+            written.setdefault(ids, name)
+    for name, t in runs.items():
+        if name != "special":
+            out.append(summary(name, encode(t, long_text(used))))
     start, end = vocab["<|im_start|>"], vocab["<|im_end|>"]
 
     def plain(text):
@@ -293,7 +423,7 @@ def main():
             if content is not None:
                 ids += [start, *plain(role + "\n" + content), end, *plain("\n")]
         ids += [start, *plain("assistant\n" + (chat[2] or ""))]
-        out.append("C " + "|".join("-" if part is None else escape(part) for part in chat))
+        out.append("C " + "|".join("-" if part is None else escape(part.encode()) for part in chat))
         out.append(" ".join(["chat", *map(str, ids)]))
     print("\n".join(out))
 

@@ -426,7 +426,7 @@ static void no_merges(tiny_vocab *v) { v->has_no_merges = true; }
 static void no_tokenizer(tiny_vocab *v) { v->model = NULL; }
 static void one_token_more(tiny_vocab *v) { tv_token(v, "more", 1); }
 static void unknown_pre(tiny_vocab *v) { v->pre = "klingon"; }
-static void other_tokenizer(tiny_vocab *v) { v->model = "llama"; }
+static void other_tokenizer(tiny_vocab *v) { v->model = "bert"; }
 static void merge_of_strangers(tiny_vocab *v) { tv_merge(v, "xq zz"); }
 static void merge_to_stranger(tiny_vocab *v) { tv_merge(v, "a b"); }
 static void types_too_few(tiny_vocab *v) { v->n_types--, v->types.n_bytes -= 4; }
@@ -448,9 +448,10 @@ static void vocabularies_are_checked(void **state)
         { one_token_more, TMX_E_FORMAT,
           "tensor token_embd.weight: shape [257][48], expected [258][48] from the hyper-parameters" },
         { unknown_pre, TMX_E_UNSUPPORTED,
-          "tokenizer.ggml.pre: 'klingon' is not supported, expected smollm, gpt-2 or llama-bpe" },
+          "tokenizer.ggml.pre: 'klingon' is not supported, expected one of gpt-2, smollm, llama-bpe, qwen2, deepseek-r1-qwen, "
+          "tekken, gpt-4o, default, deepseek-llm, deepseek-v3" },
         { other_tokenizer, TMX_E_UNSUPPORTED,
-          "tokenizer.ggml.model: 'llama' is not supported, expected 'gpt2' (byte-level BPE)" },
+          "tokenizer.ggml.model: 'bert' is not supported, expected 'gpt2' (byte-level BPE) or 'llama' (SentencePiece)" },
         { merge_of_strangers, TMX_E_FORMAT,
           "tokenizer.ggml.merges[0]: 'xq zz' names a token that is not in the vocabulary" },
         { merge_to_stranger, TMX_E_FORMAT,

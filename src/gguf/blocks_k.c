@@ -31,7 +31,8 @@ void q3_k_to_f32_row(const void *blocks, float *x, size_t n)
         q3_k_scales(p + 96, scales);
         for (size_t j = 0; j < 256; j++) {
             const int low = p[32 + j / 128 * 32 + j % 32] >> (j % 128 / 32 * 2) & 3, third = p[j % 32] >> (j / 32) & 1;
-            x[i + j] = d * (float)(scales[j / 16] - 32) * (float)((low | third << 2) - 4);
+            const int scale = scales[j / 16] - 32;
+            x[i + j] = d * (float)scale * (float)((low | third << 2) - 4);
         }
     }
 }

@@ -19,11 +19,6 @@ typedef struct merge {
     int32_t id;
 } merge;
 
-typedef struct word_slot {
-    uint32_t tag;                  /* high half of the hash */
-    int32_t id;                    /* -1 = empty */
-} word_slot;
-
 struct bpe {
     const vocab_token *tokens;
     uint64_t seed;
@@ -31,10 +26,8 @@ struct bpe {
     merge *slots;                  /* [merge_mask + 1] */
     uint32_t n_merges;
     uint64_t merge_mask;
-    word_slot *words;              /* [word_mask + 1]: bytes -> id */
-    uint64_t word_mask;
+    word_index words;              /* bytes -> id */
     bool *is_whole;                /* [n_tokens]: this token's bytes, as a word, give exactly this token */
-    int32_t max_bytes;             /* of the longest token in words */
     int32_t byte_ids[256];         /* -1 = replaced by U+FFFD */
     int32_t fffd_ids[FFFD_BYTES];
 };
@@ -69,44 +62,11 @@ bool bpe_decode_spelling(const char *name, size_t n_name, char *out, size_t *n_o
 
 /* ---------------------------------------------------------------- tables
  *
- * Open addressing.  A repeat is left out rather than put behind its equal: many of them would make a long chain. */
-
-static uint64_t stir(uint64_t x)
-{
-    x *= 0x9e3779b97f4a7c15u;
-    return x ^ x >> 32;
-}
-
-static uint64_t hash_bytes(uint64_t seed, const char *p, size_t n)
-{
-    uint64_t hash = stir(seed ^ n), w;
-    for (; n >= 8; n -= 8, p += 8) {
-        memcpy(&w, p, 8);
-        hash = stir(hash ^ w);
-    }
-    if (n >= 4) {
-        uint32_t head, tail;
-        memcpy(&head, p, 4);
-        memcpy(&tail, p + n - 4, 4);
-        w = (uint64_t)head << 32 | tail;
-    } else if (n > 0) {
-        w = (uint64_t)(unsigned char)p[0] << 16 | (uint64_t)(unsigned char)p[n / 2] << 8 | (unsigned char)p[n - 1];
-    } else {
-        return stir(hash);
-    }
-    return stir(stir(hash ^ w));
-}
+ * Open addressing, as in word_index.h: repeats are left out here too. */
 
 static uint64_t hash_pair(uint64_t seed, int32_t left, int32_t right)
 {
-    return stir(stir(seed ^ ((uint64_t)(uint32_t)left << 32 | (uint32_t)right)));
-}
-
-static uint64_t slots_for(uint64_t n)
-{
-    uint64_t n_slots = 16;
-    while (n_slots < n + n / 2) n_slots *= 2;
-    return n_slots;
+    return hash_stir(hash_stir(seed ^ ((uint64_t)(uint32_t)left << 32 | (uint32_t)right)));
 }
 
 static const merge *find_merge(const bpe *b, int32_t left, int32_t right)
@@ -124,49 +84,13 @@ static uint32_t rank_of(const bpe *b, int32_t left, int32_t right)
     return found != NULL ? found->rank : NO_RANK;
 }
 
-static int32_t find_word(const bpe *b, const char *bytes, size_t n_bytes)
-{
-    if (n_bytes > (size_t)b->max_bytes) return -1;
-    const uint64_t hash = hash_bytes(b->seed, bytes, n_bytes);
-    for (uint64_t i = hash;; i++) {
-        const word_slot slot = b->words[i & b->word_mask];
-        if (slot.id < 0) return -1;
-        if (slot.tag != (uint32_t)(hash >> 32)) continue;
-        const vocab_token *token = &b->tokens[slot.id];
-        if ((size_t)token->n_bytes == n_bytes && memcmp(token->bytes, bytes, n_bytes) == 0) return slot.id;
-    }
-}
-
-static tmx_status index_words(bpe *b, int32_t n_tokens, tmx_error *err)
-{
-    const uint64_t n_slots = slots_for((uint64_t)n_tokens);
-    b->words = mem_alloc(n_slots, sizeof *b->words);
-    b->is_whole = mem_alloc((size_t)n_tokens, sizeof *b->is_whole);
-    if (b->words == NULL || b->is_whole == NULL) {
-        return refuse(err, TMX_E_MEMORY, "vocabulary: no memory to index %d tokens", n_tokens);
-    }
-    b->word_mask = n_slots - 1;
-    for (uint64_t i = 0; i < n_slots; i++) b->words[i].id = -1;
-    for (int32_t id = 0; id < n_tokens; id++) {
-        const vocab_token *token = &b->tokens[id];
-        if (!token->is_text) continue;
-        if (token->n_bytes > b->max_bytes) b->max_bytes = token->n_bytes;
-        if (find_word(b, token->bytes, (size_t)token->n_bytes) >= 0) continue;
-        const uint64_t hash = hash_bytes(b->seed, token->bytes, (size_t)token->n_bytes);
-        uint64_t i = hash;
-        while (b->words[i & b->word_mask].id >= 0) i++;
-        b->words[i & b->word_mask] = (word_slot){ .tag = (uint32_t)(hash >> 32), .id = id };
-    }
-    return TMX_OK;
-}
-
 static tmx_status index_bytes(bpe *b, tmx_error *err)
 {
     static const char fffd[FFFD_BYTES] = { '\xef', '\xbf', '\xbd' };
     int missing = -1;
     for (int byte = 0; byte < 256; byte++) {
         const char word[1] = { (char)byte };
-        b->byte_ids[byte] = find_word(b, word, 1);
+        b->byte_ids[byte] = word_index_find(&b->words, word, 1);
         if (b->byte_ids[byte] < 0) missing = byte;
     }
     for (int i = 0; i < FFFD_BYTES; i++) {
@@ -194,9 +118,9 @@ static tmx_status read_merge(const bpe *b, const gguf_string *text, uint64_t ind
     m->left = m->right = m->id = -1;
     if (bpe_decode_spelling(text->data, n_left, bytes, &n_left_bytes)
         && bpe_decode_spelling(space + 1, n_right, bytes + n_left_bytes, &n_right_bytes)) {
-        m->left = find_word(b, bytes, n_left_bytes);
-        m->right = find_word(b, bytes + n_left_bytes, n_right_bytes);
-        m->id = find_word(b, bytes, n_left_bytes + n_right_bytes);
+        m->left = word_index_find(&b->words, bytes, n_left_bytes);
+        m->right = word_index_find(&b->words, bytes + n_left_bytes, n_right_bytes);
+        m->id = word_index_find(&b->words, bytes, n_left_bytes + n_right_bytes);
     }
     if (m->left < 0 || m->right < 0 || m->id < 0) {
         return refuse(err, TMX_E_FORMAT, "tokenizer.ggml.merges[%llu]: '%.*s' %s", (unsigned long long)index, n_shown,
@@ -218,7 +142,7 @@ static tmx_status index_merges(bpe *b, const gguf_array *merges, tmx_error *err)
     for (uint64_t i = 0; i < merges->n; i++) {
         if (merges->strings[i].n_bytes > longest) longest = merges->strings[i].n_bytes;
     }
-    const uint64_t n_slots = slots_for(merges->n);
+    const uint64_t n_slots = hash_slots_for(merges->n);
     char *bytes = mem_alloc(longest, 1);
     b->by_rank = mem_alloc(b->n_merges, sizeof *b->by_rank);
     b->slots = mem_alloc(n_slots, sizeof *b->slots);
@@ -268,8 +192,12 @@ tmx_status bpe_create(bpe **merger, const vocab_token *tokens, int32_t n_tokens,
     bpe *b = mem_alloc(1, sizeof *b);
     if (b == NULL) return refuse(err, TMX_E_MEMORY, "vocabulary: out of memory");
     b->tokens = tokens;
-    b->seed = stir((uint64_t)(uintptr_t)b);    /* where it happens to lie: colliding tokens cannot be prepared */
-    tmx_status status = index_words(b, n_tokens, err);
+    b->seed = hash_stir((uint64_t)(uintptr_t)b);    /* where it happens to lie: colliding tokens cannot be prepared */
+    tmx_status status = word_index_create(&b->words, tokens, n_tokens, b->seed, err);
+    b->is_whole = mem_alloc((size_t)n_tokens, sizeof *b->is_whole);
+    if (status == TMX_OK && b->is_whole == NULL) {
+        status = refuse(err, TMX_E_MEMORY, "vocabulary: no memory to index %d tokens", n_tokens);
+    }
     if (status == TMX_OK) status = index_bytes(b, err);
     if (status == TMX_OK) status = index_merges(b, merges, err);
     if (status == TMX_OK) status = mark_whole_words(b, n_tokens, ignores_merges, err);
@@ -286,7 +214,7 @@ void bpe_free(bpe *b)
     if (b == NULL) return;
     mem_free(b->by_rank);
     mem_free(b->slots);
-    mem_free(b->words);
+    word_index_free(&b->words);
     mem_free(b->is_whole);
     mem_free(b);
 }
@@ -486,7 +414,7 @@ static tmx_status merge_word(const bpe *b, bpe_scratch *scratch, const char *wor
 tmx_status bpe_encode(const bpe *b, bpe_scratch *scratch, const char *word, size_t n_bytes, id_sink *sink,
                       tmx_error *err)
 {
-    const int32_t id = find_word(b, word, n_bytes);
+    const int32_t id = word_index_find(&b->words, word, n_bytes);
     if (id >= 0 && b->is_whole[id]) {
         sink_push(sink, id);
         return TMX_OK;

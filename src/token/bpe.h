@@ -9,32 +9,7 @@
 #define TMX_TOKEN_BPE_H
 
 #include "gguf/gguf.h"
-#include "tmx.h"
-
-typedef enum token_type {          /* ids of the file format */
-    TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE,
-} token_type;
-
-typedef struct vocab_token {
-    const char *name;              /* as the file spells it; a NUL follows */
-    const char *bytes;             /* what it stands for */
-    int32_t n_name, n_bytes;
-    uint8_t type;
-    bool is_end;                   /* generation stops here */
-    bool is_text;                  /* may come out of merging: not empty, spelled in GPT-2's alphabet, not control */
-} vocab_token;
-
-/* Where ids go: the first cap are stored, all are counted. */
-typedef struct id_sink {
-    int32_t *ids;
-    size_t cap, n;
-} id_sink;
-
-static inline void sink_push(id_sink *sink, int32_t id)
-{
-    if (sink->n < sink->cap) sink->ids[sink->n] = id;
-    sink->n++;
-}
+#include "token/word_index.h"
 
 /* Undoes GPT-2's spelling; out holds n_name bytes.  False if a character is not of that alphabet. */
 bool bpe_decode_spelling(const char *name, size_t n_name, char *out, size_t *n_out);

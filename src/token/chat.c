@@ -76,7 +76,7 @@ static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 static tmx_status add_mark(chat_writer *w, int mark, const char *text, tmx_error *err)
 {
-    sink_push(&w->encoder.sink, w->v->chat_ids[mark]);
+    encoder_add_control(&w->encoder, w->v->chat_ids[mark]);
     return encoder_add_text(&w->encoder, text, strlen(text), false, err);
 }
 
@@ -107,7 +107,7 @@ static tmx_status write_chat(chat_writer *w, const tmx_chat *chat, tmx_error *er
     const vocab *v = w->v;
     const chat_format *format = v->chat;
     if (format->marks[BEGIN] != NULL) TRY(add_mark(w, BEGIN, "", err));
-    else if (v->adds_bos && v->bos_id != v->chat_ids[OPEN]) sink_push(&w->encoder.sink, v->bos_id);
+    else if (v->adds_bos && v->bos_id != v->chat_ids[OPEN]) encoder_add_control(&w->encoder, v->bos_id);
     if (chat->system != NULL) {
         TRY(add_turn(w, "system", chat->system, format->trims, err));
         TRY(add_mark(w, CLOSE, format->after, err));

@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "token/utf8.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -15,16 +16,58 @@
 #define OTHER "[^" SPACES "\\p{L}\\p{N}]"
 #define ENDINGS "'s|'t|'re|'ve|'m|'ll|'d"
 
+/* Words that know upper from lower case: at most one stranger, capitals, small letters. */
+#define STRANGER "[^\\r\\n\\p{L}\\p{N}]?"
+#define CAPITALS "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define SMALLS "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define BLANKS SPACE "*[\\r\\n]+|" SPACE "+(?![^" SPACES "])|" SPACE "+"
+
+/* deepseek-llm's letters: those of scripts that know case, as a list of ranges. */
+#define CASED_LETTERS \
+    "A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}" \
+    "\\x{295}-\\x{2af}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}" \
+    "\\x{38e}-\\x{3a1}\\x{3a3}-\\x{3f5}\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-\\x{556}\\x{10a0}-\\x{10c5}" \
+    "\\x{13a0}-\\x{13f5}\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-\\x{1cbf}\\x{1d00}-\\x{1d2b}" \
+    "\\x{1d6b}-\\x{1d77}\\x{1d79}-\\x{1d9a}\\x{1e00}-\\x{1f15}\\x{1f18}-\\x{1f1d}\\x{1f20}-\\x{1f45}" \
+    "\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}\\x{1f59}\\x{1f5b}\\x{1f5d}\\x{1f5f}-\\x{1f7d}\\x{1f80}-\\x{1fb4}" \
+    "\\x{1fb6}-\\x{1fbc}\\x{1fbe}\\x{1fc2}-\\x{1fc4}\\x{1fc6}-\\x{1fcc}\\x{1fd0}-\\x{1fd3}\\x{1fd6}-\\x{1fdb}" \
+    "\\x{1fe0}-\\x{1fec}\\x{1ff2}-\\x{1ff4}\\x{1ff6}-\\x{1ffc}\\x{2102}\\x{2107}\\x{210a}-\\x{2113}\\x{2115}" \
+    "\\x{2119}-\\x{211d}\\x{2124}\\x{2126}\\x{2128}\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}\\x{2139}" \
+    "\\x{213c}-\\x{213f}\\x{2145}-\\x{2149}\\x{214e}\\x{2183}\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}" \
+    "\\x{2ceb}-\\x{2cee}\\x{2cf2}\\x{2cf3}\\x{a640}-\\x{a66d}\\x{a680}-\\x{a69b}\\x{a722}-\\x{a76f}" \
+    "\\x{a771}-\\x{a787}\\x{a78b}-\\x{a78e}\\x{ab70}-\\x{abbf}\\x{fb00}-\\x{fb06}\\x{fb13}-\\x{fb17}" \
+    "\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}\\x{10400}-\\x{1044f}\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}" \
+    "\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}"
+
 static const word_rule rules[] = {
     { .name = "gpt-2",
-      .pattern = ENDINGS "| ?\\p{L}+| ?\\p{N}+| ?" OTHER "+|" SPACE "+(?![^" SPACES "])|" SPACE "+" },
+      .patterns = { ENDINGS "| ?\\p{L}+| ?\\p{N}+| ?" OTHER "+|" SPACE "+(?![^" SPACES "])|" SPACE "+" } },
     /* Digits are cut out first and the rest goes through gpt-2's pattern piece by piece, so its look-ahead sees the
      * end of a piece where a digit follows.  That is one pattern here. */
     { .name = "smollm",
-      .pattern = "\\p{N}|" ENDINGS "| ?\\p{L}+| ?" OTHER "+|" SPACE "+(?![^" SPACES "\\p{N}])|" SPACE "+" },
+      .patterns = { "\\p{N}|" ENDINGS "| ?\\p{L}+| ?" OTHER "+|" SPACE "+(?![^" SPACES "\\p{N}])|" SPACE "+" } },
     { .name = "llama-bpe", .ignores_merges = true, .adds_bos = true,
-      .pattern = "(?i:" ENDINGS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?" OTHER "+[\\r\\n]*|" SPACE "*[\\r\\n]+|"
-                 SPACE "+(?![^" SPACES "])|" SPACE "+" },
+      .patterns = { "(?i:" ENDINGS ")|" STRANGER "\\p{L}+|\\p{N}{1,3}| ?" OTHER "+[\\r\\n]*|" BLANKS } },
+    { .name = "qwen2",
+      .patterns = { "(?i:" ENDINGS ")|" STRANGER "\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*|" BLANKS } },
+    { .name = "deepseek-r1-qwen",
+      .patterns = { "(?i:" ENDINGS ")|" STRANGER "\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*|" BLANKS } },
+    { .name = "tekken", .ignores_merges = true, .adds_bos = true,
+      .patterns = { STRANGER CAPITALS "*" SMALLS "+|" STRANGER CAPITALS "+" SMALLS "*|\\p{N}| ?" OTHER "+[\\r\\n/]*|" BLANKS } },
+    { .name = "gpt-4o",
+      .patterns = { STRANGER CAPITALS "*" SMALLS "+(?i:" ENDINGS ")?|" STRANGER CAPITALS "+" SMALLS "*(?i:" ENDINGS ")?|"
+                    "\\p{N}{1,3}| ?" OTHER "+[\\r\\n/]*|" BLANKS } },
+    { .name = "default",
+      .patterns = { "[\\p{P}$+<=>^~|]+",
+                    ENDINGS "| ?\\p{L}+| ?\\p{N}+| ?" OTHER "+|" SPACE "+(?![^" SPACES "])", "\\p{N}+", "[0-9][0-9][0-9]" } },
+    /* Its "spaces at the end" starts at the first of them: as \s+$ it would try every one of a long run. */
+    { .name = "deepseek-llm",
+      .patterns = { "[\\r\\n]", SPACE "?[" CASED_LETTERS "]+", SPACE "?[!-/:-~！-／：-～‘-‟\\x{3000}-。]+",
+                    "(?<![" SPACES "])" SPACE "+\\z", "[一-龥\\x{800}-一가-\\x{d7ff}]+", "\\p{N}+" } },
+    { .name = "deepseek-v3",
+      .patterns = { "\\p{N}{1,3}", "[一-龥\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
+                    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+                    " ?[\\p{P}\\p{S}]+[\\r\\n]*|" BLANKS } },
 };
 
 const word_rule *word_rule_find(const char *name, size_t n_bytes)
@@ -35,9 +78,19 @@ const word_rule *word_rule_find(const char *name, size_t n_bytes)
     return NULL;
 }
 
+const char *word_rule_names(char *buf, size_t size)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0] && n < size; i++) {
+        n += (size_t)snprintf(buf + n, size - n, "%s%s", i > 0 ? ", " : "", rules[i].name);
+    }
+    return buf;
+}
+
 struct pretokenizer {
     pcre2_general_context *memory;
-    pcre2_code *code;
+    pcre2_code *codes[MAX_STAGES];
+    int n_stages;
 };
 
 static void *pcre2_take(size_t n_bytes, void *ctx)
@@ -61,18 +114,21 @@ tmx_status pretokenizer_create(pretokenizer **out, const word_rule *rule, bool u
     if (words->memory == NULL) goto fail;
     options = pcre2_compile_context_create(words->memory);
     if (options == NULL) goto fail;
-    int code;
-    size_t offset;
-    /* Anchored: some alternative takes any character, so a word starts where the last one ended. */
-    words->code = pcre2_compile((PCRE2_SPTR)rule->pattern, PCRE2_ZERO_TERMINATED,
-                                PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &code, &offset, options);
+    while (words->n_stages < MAX_STAGES && rule->patterns[words->n_stages] != NULL) words->n_stages++;
+    /* Anchored if alone: some alternative takes any character, so a word starts where the last one ended. */
+    const uint32_t flags = PCRE2_UTF | PCRE2_UCP | (words->n_stages == 1 ? PCRE2_ANCHORED : 0u);
+    for (int i = 0; i < words->n_stages; i++) {
+        int code;
+        size_t offset;
+        words->codes[i] = pcre2_compile((PCRE2_SPTR)rule->patterns[i], PCRE2_ZERO_TERMINATED, flags, &code, &offset, options);
+        if (words->codes[i] == NULL) goto fail;
+        if (use_jit) (void)pcre2_jit_compile(words->codes[i], PCRE2_JIT_COMPLETE);     /* refused: PCRE2 interprets */
+    }
     pcre2_compile_context_free(options);
-    options = NULL;
-    if (words->code == NULL) goto fail;
-    if (use_jit) (void)pcre2_jit_compile(words->code, PCRE2_JIT_COMPLETE);     /* refused: PCRE2 interprets */
     *out = words;
     return TMX_OK;
 fail:
+    pcre2_compile_context_free(options);
     pretokenizer_free(words);
     return refuse(err, TMX_E_MEMORY, "pre-tokenizer '%s': no memory to compile its pattern", rule->name);
 }
@@ -80,7 +136,7 @@ fail:
 void pretokenizer_free(pretokenizer *words)
 {
     if (words == NULL) return;
-    pcre2_code_free(words->code);
+    for (int i = 0; i < words->n_stages; i++) pcre2_code_free(words->codes[i]);
     pcre2_general_context_free(words->memory);
     mem_free(words);
 }
@@ -110,6 +166,7 @@ void word_cursor_set(word_cursor *c, const char *text, size_t n_bytes)
     c->text = text;
     c->n_bytes = n_bytes;
     c->at = c->valid_end = 0;
+    c->depth = -1;
 }
 
 static size_t end_of_valid(const unsigned char *text, size_t at, size_t n_bytes)
@@ -128,23 +185,67 @@ static size_t end_of_invalid(const unsigned char *text, size_t at, size_t n_byte
     return at;
 }
 
+/* The range of the first match of pattern i in [at, end) of the n-byte text; end, end if there is none. */
+static tmx_status find_match(word_cursor *c, int i, const char *text, size_t at, size_t end, size_t *begin, size_t *match_end,
+                             tmx_error *err)
+{
+    /* Not PCRE2_MATCH_INVALID_UTF: without JIT it would check the rest of the text again for every word. */
+    const int n_groups = pcre2_match(c->words->codes[i], (PCRE2_SPTR)text, end, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                                     c->match, c->context);
+    *begin = *match_end = end;
+    if (n_groups == PCRE2_ERROR_NOMATCH && c->words->n_stages > 1) return TMX_OK;
+    if (n_groups < 0) {
+        return refuse(err, TMX_E_MEMORY, "tokenize: PCRE2 gave up at byte %zu (error %d)", c->at, n_groups);
+    }
+    *begin = pcre2_get_ovector_pointer(c->match)[0];
+    *match_end = pcre2_get_ovector_pointer(c->match)[1];
+    return TMX_OK;
+}
+
+/* The end of the word that begins at c->at, with several patterns: the deepest stage with something left hands out its
+ * next piece, to the stage below until there is none. */
+static tmx_status next_of_stages(word_cursor *c, size_t *end, tmx_error *err)
+{
+    if (c->depth < 0) {
+        c->depth = 0;
+        c->stages[0] = (word_stage){ .begin = c->at, .end = c->valid_end, .at = c->at };
+    }
+    while (c->stages[c->depth].at == c->stages[c->depth].end) c->depth--;
+    for (;;) {
+        word_stage *stage = &c->stages[c->depth];
+        if (stage->match_end <= stage->at) {
+            TRY(find_match(c, c->depth, c->text + stage->begin, stage->at - stage->begin, stage->end - stage->begin,
+                           &stage->match_begin, &stage->match_end, err));
+            stage->match_begin += stage->begin;
+            stage->match_end += stage->begin;
+        }
+        const size_t begin = stage->at;
+        stage->at = begin < stage->match_begin ? stage->match_begin : stage->match_end;
+        if (c->depth + 1 == c->words->n_stages) {
+            *end = stage->at;
+            return TMX_OK;
+        }
+        c->stages[++c->depth] = (word_stage){ .begin = begin, .end = stage->at, .at = begin };
+    }
+}
+
 tmx_status word_cursor_next(word_cursor *c, const char **word, size_t *n_bytes, tmx_error *err)
 {
     const unsigned char *text = (const unsigned char *)c->text;
     const size_t begin = c->at;
     *word = NULL;
     if (begin == c->n_bytes) return TMX_OK;
-    if (begin == c->valid_end) c->valid_end = end_of_valid(text, begin, c->n_bytes);
+    if (begin == c->valid_end) {
+        c->valid_end = end_of_valid(text, begin, c->n_bytes);
+        c->depth = -1;
+    }
     if (begin == c->valid_end) {
         c->at = c->valid_end = end_of_invalid(text, begin, c->n_bytes);
+    } else if (c->words->n_stages == 1) {
+        size_t match_begin;
+        TRY(find_match(c, 0, c->text, begin, c->valid_end, &match_begin, &c->at, err));
     } else {
-        /* Not PCRE2_MATCH_INVALID_UTF: without JIT it would check the rest of the text again for every word. */
-        const int n_groups = pcre2_match(c->words->code, text, c->valid_end, begin, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                                         c->match, c->context);
-        if (n_groups < 0) {
-            return refuse(err, TMX_E_MEMORY, "tokenize: PCRE2 gave up at byte %zu (error %d)", begin, n_groups);
-        }
-        c->at = pcre2_get_ovector_pointer(c->match)[1];
+        TRY(next_of_stages(c, &c->at, err));
     }
     *word = c->text + begin;
     *n_bytes = c->at - begin;

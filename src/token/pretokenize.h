@@ -6,20 +6,33 @@
 
 #include "tmx.h"
 
+enum { MAX_STAGES = 6 };
+
 /* What tokenizer.ggml.pre stands for.  A new pre-tokenizer is a line in the table of pretokenize.c. */
 typedef struct word_rule {
-    const char *name, *pattern;
+    const char *name;
+    const char *patterns[MAX_STAGES];          /* one: takes any text, word by word; several: see word_cursor; NULL after */
     bool ignores_merges;           /* a word that is a token becomes that token, whatever the merges say */
     bool adds_bos;                 /* when tokenizer.ggml.add_bos_token is absent */
 } word_rule;
 
 const word_rule *word_rule_find(const char *name, size_t n_bytes);     /* NULL if unknown */
 
+/* Their names with commas between, in buf. */
+const char *word_rule_names(char *buf, size_t size);
+
 /* Immutable after creation; may be shared by threads. */
 typedef struct pretokenizer pretokenizer;
 /* use_jit false is for the test that both engines agree. */
 tmx_status pretokenizer_create(pretokenizer **words, const word_rule *rule, bool use_jit, tmx_error *err);
 void pretokenizer_free(pretokenizer *words);
+
+/* A piece of text that a pattern cuts: what it matches and what lies between are pieces for the next pattern, and words
+ * after the last. */
+typedef struct word_stage {
+    size_t begin, end, at;         /* [at, end) is still to be handed out */
+    size_t match_begin, match_end; /* of the next match; end, end = there is none; match_end <= at = unknown */
+} word_stage;
 
 /* One reader of texts, one after the other; starts zeroed. */
 typedef struct word_cursor {
@@ -29,6 +42,8 @@ typedef struct word_cursor {
     const char *text;
     size_t n_bytes, at;
     size_t valid_end;              /* [at, valid_end) is UTF-8 */
+    word_stage stages[MAX_STAGES]; /* if the rule has several patterns */
+    int depth;                     /* of the stage that hands out next; -1 = none */
 } word_cursor;
 
 tmx_status word_cursor_open(word_cursor *c, const pretokenizer *words, tmx_error *err);

@@ -22,32 +22,34 @@ static bool is_repeat(const special_token *a, const special_token *b)
     return a->is_user == b->is_user && a->n_bytes == b->n_bytes && memcmp(a->name, b->name, (size_t)a->n_bytes) == 0;
 }
 
-static bool is_special(const vocab_token *token)
+/* A user-defined token stands for its bytes, a control token for none: that one is found by its name.  False: neither,
+ * or its spelling is empty or too long. */
+static bool read_special(const vocab_token *token, int32_t id, special_token *special)
 {
-    return (token->type == TOKEN_CONTROL || token->type == TOKEN_UNKNOWN || token->type == TOKEN_USER)
-        && token->n_name > 0 && token->n_name <= SPECIAL_MAX_BYTES;
+    const bool is_user = token->type == TOKEN_USER;
+    if (!is_user && token->type != TOKEN_CONTROL && token->type != TOKEN_UNKNOWN) return false;
+    *special = (special_token){ .name = is_user ? token->bytes : token->name,
+                                .n_bytes = is_user ? token->n_bytes : token->n_name, .id = id, .is_user = is_user };
+    return special->n_bytes > 0 && special->n_bytes <= SPECIAL_MAX_BYTES;
 }
 
 tmx_status special_create(special_set *set, const vocab_token *tokens, int32_t n_tokens, tmx_error *err)
 {
     int32_t n = 0;
-    for (int32_t id = 0; id < n_tokens; id++) n += is_special(&tokens[id]);
+    special_token special;
+    for (int32_t id = 0; id < n_tokens; id++) n += read_special(&tokens[id], id, &special);
     set->tokens = mem_alloc((size_t)n, sizeof *set->tokens);
     if (set->tokens == NULL) return refuse(err, TMX_E_MEMORY, "vocabulary: no memory for %d special tokens", n);
     special_token *all = set->tokens;
     n = 0;
     for (int32_t id = 0; id < n_tokens; id++) {
-        if (!is_special(&tokens[id])) continue;
-        all[n++] = (special_token){ .name = tokens[id].name, .n_bytes = tokens[id].n_name, .id = id,
-                                    .is_user = tokens[id].type == TOKEN_USER };
+        if (read_special(&tokens[id], id, &special)) all[n++] = special;
     }
     qsort(all, (size_t)n, sizeof *all, by_spelling);
     int32_t n_kept = 0;
     for (int32_t i = 0; i < n; i++) {
         if (n_kept > 0 && is_repeat(&all[n_kept - 1], &all[i])) continue;
-        const unsigned char first = (unsigned char)all[i].name[0];
-        set->starts_any[first] = true;
-        if (all[i].is_user) set->starts_user[first] = true;
+        set->starts[(unsigned char)all[i].name[0]] |= all[i].is_user ? SPECIAL_USER : SPECIAL_CONTROL;
         all[n_kept++] = all[i];
     }
     set->n_tokens = n_kept;
@@ -73,7 +75,7 @@ static int32_t lower_bound(const special_token *tokens, int32_t begin, int32_t e
     return begin;
 }
 
-static const special_token *longest_at(const special_set *set, const char *text, size_t n_bytes, bool with_control)
+static const special_token *longest_at(const special_set *set, const char *text, size_t n_bytes, unsigned kinds)
 {
     const special_token *longest = NULL;
     int32_t begin = 0, end = set->n_tokens;
@@ -84,7 +86,7 @@ static const special_token *longest_at(const special_set *set, const char *text,
         if (begin == end) break;
         /* those that end here sort first: a control token, then a user-defined one, either may be absent */
         for (int32_t i = begin; i < end && set->tokens[i].n_bytes == depth + 1; i++) {
-            if (!with_control && !set->tokens[i].is_user) continue;
+            if ((kinds & (set->tokens[i].is_user ? SPECIAL_USER : SPECIAL_CONTROL)) == 0) continue;
             longest = &set->tokens[i];
             break;
         }
@@ -92,13 +94,12 @@ static const special_token *longest_at(const special_set *set, const char *text,
     return longest;
 }
 
-bool special_next(const special_set *set, const char *text, size_t n_bytes, bool with_control, size_t *at,
+bool special_next(const special_set *set, const char *text, size_t n_bytes, unsigned kinds, size_t *at,
                   const special_token **match)
 {
-    const bool *starts = with_control ? set->starts_any : set->starts_user;
     for (size_t i = *at; i < n_bytes; i++) {
-        if (!starts[(unsigned char)text[i]]) continue;
-        *match = longest_at(set, text + i, n_bytes - i, with_control);
+        if ((set->starts[(unsigned char)text[i]] & kinds) == 0) continue;
+        *match = longest_at(set, text + i, n_bytes - i, kinds);
         if (*match == NULL) continue;
         *at = i;
         return true;
@@ -108,6 +109,6 @@ bool special_next(const special_set *set, const char *text, size_t n_bytes, bool
 
 int32_t special_find(const special_set *set, const char *name)
 {
-    const special_token *match = longest_at(set, name, strlen(name), true);
-    return match != NULL && !match->is_user && (size_t)match->n_bytes == strlen(name) ? match->id : -1;
+    const special_token *match = longest_at(set, name, strlen(name), SPECIAL_CONTROL);
+    return match != NULL && (size_t)match->n_bytes == strlen(name) ? match->id : -1;
 }

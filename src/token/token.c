@@ -5,6 +5,7 @@
 #include "token/chat.h"
 #include "token/utf8.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { MAX_TOKENS = 1 << 24 };
@@ -30,14 +31,20 @@ static bool equals(const char *bytes, size_t n_bytes, const char *text)
     return n_bytes == strlen(text) && memcmp(bytes, text, n_bytes) == 0;
 }
 
+static tmx_status find_model(const tmx_file *file, bool *is_spm, tmx_error *err)
+{
+    gguf_string model;
+    TRY(gguf_get_string(file, key_model, &model, err));
+    *is_spm = equals(model.data, model.n_bytes, "llama");
+    if (*is_spm || equals(model.data, model.n_bytes, "gpt2")) return TMX_OK;
+    return refuse(err, TMX_E_UNSUPPORTED, "%s: '%.*s' is not supported, expected 'gpt2' (byte-level BPE) or 'llama' "
+                  "(SentencePiece)", key_model, shown(model), model.data);
+}
+
 static tmx_status find_rule(const tmx_file *file, const word_rule **rule, tmx_error *err)
 {
-    gguf_string model, pre;
-    TRY(gguf_get_string(file, key_model, &model, err));
-    if (!equals(model.data, model.n_bytes, "gpt2")) {
-        return refuse(err, TMX_E_UNSUPPORTED, "%s: '%.*s' is not supported, expected 'gpt2' (byte-level BPE)",
-                      key_model, shown(model), model.data);
-    }
+    gguf_string pre;
+    char names[160];
     if (!gguf_has(file, key_pre)) {
         return refuse(err, TMX_E_FORMAT, "%s: missing, and guessing how text is split would change tokens silently; "
                       "convert the model again with a current converter", key_pre);
@@ -45,8 +52,8 @@ static tmx_status find_rule(const tmx_file *file, const word_rule **rule, tmx_er
     TRY(gguf_get_string(file, key_pre, &pre, err));
     *rule = word_rule_find(pre.data, pre.n_bytes);
     if (*rule == NULL) {
-        return refuse(err, TMX_E_UNSUPPORTED, "%s: '%.*s' is not supported, expected smollm, gpt-2 or llama-bpe",
-                      key_pre, shown(pre), pre.data);
+        return refuse(err, TMX_E_UNSUPPORTED, "%s: '%.*s' is not supported, expected one of %s", key_pre,
+                      shown(pre), pre.data, word_rule_names(names, sizeof names));
     }
     return TMX_OK;
 }
@@ -71,14 +78,18 @@ static bool is_printable_ascii(const char *s, int32_t n)
 }
 
 /* token->name, n_name and type are set; `bytes` has room for n_name more. */
-static void set_bytes(vocab_token *token, char *bytes)
+static void set_control(vocab_token *token)
 {
-    token->bytes = bytes;
     for (size_t i = 0; i < sizeof known_controls / sizeof known_controls[0]; i++) {
         if (!equals(token->name, (size_t)token->n_name, known_controls[i].name)) continue;
         token->type = TOKEN_CONTROL;
         token->is_end = known_controls[i].is_end;
     }
+}
+
+static void set_bytes(vocab_token *token, char *bytes)
+{
+    token->bytes = bytes;
     size_t n_bytes = 0;
     if (token->type == TOKEN_CONTROL || token->type == TOKEN_UNKNOWN) return;
     if (token->type != TOKEN_USER && bpe_decode_spelling(token->name, (size_t)token->n_name, bytes, &n_bytes)) {
@@ -92,7 +103,23 @@ static void set_bytes(vocab_token *token, char *bytes)
     token->is_text = token->n_name > 0 && is_printable_ascii(token->name, token->n_name);
 }
 
-static tmx_status read_tokens(vocab *v, const tmx_file *file, tmx_error *err)
+/* As set_bytes.  False: a byte token whose name is not <0xNN>. */
+static bool set_bytes_spm(vocab_token *token, char *bytes)
+{
+    token->bytes = bytes;
+    if (token->type == TOKEN_CONTROL || token->type == TOKEN_UNKNOWN) return true;
+    if (token->type == TOKEN_BYTE) {
+        const int byte = spm_byte_of(token->name, (size_t)token->n_name);
+        bytes[0] = (char)byte;
+        token->n_bytes = 1;
+        return byte >= 0;
+    }
+    token->n_bytes = (int32_t)spm_plain_spaces(token->name, (size_t)token->n_name, bytes);
+    token->is_text = token->type == TOKEN_NORMAL && token->n_bytes > 0;
+    return true;
+}
+
+static tmx_status read_tokens(vocab *v, const tmx_file *file, bool is_spm, tmx_error *err)
 {
     gguf_array names, types, scores;
     TRY(gguf_get_array(file, key_tokens, GGUF_STRING, &names, err));
@@ -126,7 +153,18 @@ static tmx_status read_tokens(vocab *v, const tmx_file *file, tmx_error *err)
         }
         if (name.n_bytes > 0) memcpy(arena, name.data, name.n_bytes);
         v->tokens[i] = (vocab_token){ .name = arena, .n_name = (int32_t)name.n_bytes, .type = (uint8_t)type };
-        set_bytes(&v->tokens[i], arena + name.n_bytes + 1);
+        vocab_token *token = &v->tokens[i];
+        set_control(token);
+        if (!is_spm) {
+            set_bytes(token, arena + name.n_bytes + 1);
+        } else if (!set_bytes_spm(token, arena + name.n_bytes + 1)) {
+            return refuse(err, TMX_E_FORMAT, "%s[%llu]: '%.*s' is a byte token, expected <0x00> to <0xFF>", key_tokens,
+                          (unsigned long long)i, shown(name), name.data);
+        }
+        if (scores.n > 0) token->score = gguf_array_f32(&scores, i);
+        if (isnan(token->score)) {
+            return refuse(err, TMX_E_FORMAT, "%s[%llu]: NaN", key_scores, (unsigned long long)i);
+        }
         arena += 2 * name.n_bytes + 1;
     }
     return TMX_OK;
@@ -146,12 +184,11 @@ static tmx_status read_id(const vocab *v, const tmx_file *file, const char *key,
     return TMX_OK;
 }
 
-static tmx_status read_special_ids(vocab *v, const tmx_file *file, bool adds_bos, tmx_error *err)
+static tmx_status read_special_ids(vocab *v, const tmx_file *file, bool adds_bos, int32_t *unknown_id, tmx_error *err)
 {
     static const char *const end_keys[] = { "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                             "tokenizer.ggml.eom_token_id" };
-    static const char *const other_keys[] = { "tokenizer.ggml.unknown_token_id", "tokenizer.ggml.padding_token_id",
-                                              "tokenizer.ggml.seperator_token_id" };
+    static const char *const other_keys[] = { "tokenizer.ggml.padding_token_id", "tokenizer.ggml.seperator_token_id" };
     static const char key_bos[] = "tokenizer.ggml.bos_token_id", key_adds_bos[] = "tokenizer.ggml.add_bos_token";
     int32_t id;
     for (size_t i = 0; i < sizeof end_keys / sizeof end_keys[0]; i++) {
@@ -161,22 +198,50 @@ static tmx_status read_special_ids(vocab *v, const tmx_file *file, bool adds_bos
     for (size_t i = 0; i < sizeof other_keys / sizeof other_keys[0]; i++) {
         TRY(read_id(v, file, other_keys[i], &id, err));        /* not used, but a wrong one means a broken file */
     }
+    TRY(read_id(v, file, "tokenizer.ggml.unknown_token_id", unknown_id, err));
     TRY(read_id(v, file, key_bos, &v->bos_id, err));
+    bool adds_eos;
+    TRY(gguf_get_bool_or(file, "tokenizer.ggml.add_eos_token", false, &adds_eos, err));     /* only its type is checked */
     TRY(gguf_get_bool_or(file, key_adds_bos, adds_bos && v->bos_id >= 0, &v->adds_bos, err));
     if (!v->adds_bos || v->bos_id >= 0) return TMX_OK;
     return refuse(err, TMX_E_FORMAT, "%s: true, but %s is missing", key_adds_bos, key_bos);
 }
 
-static tmx_status fill(vocab *v, const tmx_file *file, tmx_error *err)
+static tmx_status fill_spm(vocab *v, const tmx_file *file, tmx_error *err)
+{
+    static const char key_map[] = "tokenizer.ggml.precompiled_charsmap";
+    int32_t unknown_id;
+    if (gguf_has(file, key_map)) {
+        return refuse(err, TMX_E_UNSUPPORTED, "%s: tokenizers that rewrite characters are not supported", key_map);
+    }
+    if (!gguf_has(file, key_scores)) {
+        return refuse(err, TMX_E_FORMAT, "%s: missing, and a SentencePiece vocabulary cannot be used without", key_scores);
+    }
+    TRY(gguf_get_bool_or(file, "tokenizer.ggml.add_space_prefix", true, &v->adds_space, err));
+    TRY(gguf_get_bool_or(file, "tokenizer.ggml.remove_extra_whitespaces", false, &v->trims_spaces, err));
+    TRY(read_tokens(v, file, true, err));
+    TRY(read_special_ids(v, file, true, &unknown_id, err));
+    return spm_create(&v->spm, v->tokens, v->n_tokens, unknown_id, err);
+}
+
+static tmx_status fill_bpe(vocab *v, const tmx_file *file, tmx_error *err)
 {
     const word_rule *rule = NULL;
     gguf_array merges;
+    int32_t unknown_id;
     TRY(find_rule(file, &rule, err));
-    TRY(read_tokens(v, file, err));
-    TRY(read_special_ids(v, file, rule->adds_bos, err));
+    TRY(read_tokens(v, file, false, err));
+    TRY(read_special_ids(v, file, rule->adds_bos, &unknown_id, err));
     TRY(gguf_get_array(file, key_merges, GGUF_STRING, &merges, err));
     TRY(bpe_create(&v->merger, v->tokens, v->n_tokens, &merges, rule->ignores_merges, err));
-    TRY(pretokenizer_create(&v->words, rule, true, err));
+    return pretokenizer_create(&v->words, rule, true, err);
+}
+
+static tmx_status fill(vocab *v, const tmx_file *file, tmx_error *err)
+{
+    bool is_spm;
+    TRY(find_model(file, &is_spm, err));
+    TRY(is_spm ? fill_spm(v, file, err) : fill_bpe(v, file, err));
     TRY(special_create(&v->specials, v->tokens, v->n_tokens, err));
     return chat_recognise(v, file, err);
 }
@@ -200,6 +265,7 @@ void vocab_free(vocab *v)
     special_free(&v->specials);
     pretokenizer_free(v->words);
     bpe_free(v->merger);
+    spm_free(v->spm);
     mem_free(v->arena);
     mem_free(v->tokens);
     mem_free(v);
@@ -210,13 +276,15 @@ void vocab_free(vocab *v)
 tmx_status encoder_begin(encoder *e, const vocab *v, int32_t *ids, size_t cap, tmx_error *err)
 {
     *e = (encoder){ .v = v, .sink = { .ids = ids, .cap = cap } };
-    return word_cursor_open(&e->cursor, v->words, err);
+    return v->spm != NULL ? TMX_OK : word_cursor_open(&e->cursor, v->words, err);
 }
 
 void encoder_end(encoder *e)
 {
     word_cursor_close(&e->cursor);
     bpe_scratch_free(&e->scratch);
+    spm_scratch_free(&e->spm_scratch);
+    mem_free(e->plain);
 }
 
 static tmx_status add_words(encoder *e, const char *text, size_t n_bytes, tmx_error *err)
@@ -231,16 +299,67 @@ static tmx_status add_words(encoder *e, const char *text, size_t n_bytes, tmx_er
     }
 }
 
-tmx_status encoder_add_text(encoder *e, const char *text, size_t n_bytes, bool with_control, tmx_error *err)
+void encoder_add_control(encoder *e, int32_t id)
+{
+    sink_push(&e->sink, id);
+    e->is_inside = false;
+}
+
+/* The text as its tokens spell it, in e->plain: spaces plain, dropped or added as the model wants it. */
+static tmx_status make_plain(encoder *e, const char *text, size_t n_bytes, size_t *n_plain, tmx_error *err)
+{
+    if (e->plain_cap < n_bytes + 1) {
+        mem_free(e->plain);
+        e->plain_cap = 0;
+        e->plain = mem_alloc(n_bytes + 1, 1);
+        if (e->plain == NULL) return refuse(err, TMX_E_MEMORY, "tokenize: no memory for %zu bytes of text", n_bytes);
+        e->plain_cap = n_bytes + 1;
+    }
+    const bool adds_space = e->v->adds_space && !e->is_inside;
+    char *out = e->plain + adds_space;
+    size_t n = spm_plain_spaces(text, n_bytes, out);
+    if (e->v->trims_spaces) {
+        size_t n_kept = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (out[i] == ' ' && (n_kept == 0 || out[n_kept - 1] == ' ')) continue;
+            out[n_kept++] = out[i];
+        }
+        n = n_kept > 0 && out[n_kept - 1] == ' ' ? n_kept - 1 : n_kept;
+    }
+    if (adds_space) e->plain[0] = ' ';
+    *n_plain = n > 0 ? n + adds_space : 0;
+    return TMX_OK;
+}
+
+/* Text without control tokens. */
+static tmx_status add_plain(encoder *e, const char *text, size_t n_bytes, tmx_error *err)
 {
     const special_token *match;
-    size_t begin = 0;
-    for (size_t at = 0; special_next(&e->v->specials, text, n_bytes, with_control, &at, &match);) {
-        TRY(add_words(e, text + begin, at - begin, err));
+    size_t begin = 0, n_plain = n_bytes;
+    if (n_bytes == 0) return TMX_OK;
+    if (e->v->spm == NULL) return add_words(e, text, n_bytes, err);
+    TRY(make_plain(e, text, n_bytes, &n_plain, err));
+    e->is_inside |= n_plain > 0;
+    for (size_t at = 0; special_next(&e->v->specials, e->plain, n_plain, SPECIAL_USER, &at, &match);) {
+        TRY(spm_encode(e->v->spm, &e->spm_scratch, e->plain + begin, at - begin, &e->sink, err));
         sink_push(&e->sink, match->id);
         begin = at += (size_t)match->n_bytes;
     }
-    return n_bytes == begin ? TMX_OK : add_words(e, text + begin, n_bytes - begin, err);
+    return spm_encode(e->v->spm, &e->spm_scratch, e->plain + begin, n_plain - begin, &e->sink, err);
+}
+
+/* SentencePiece looks for user-defined tokens in the text as its tokens spell it, so those come later. */
+tmx_status encoder_add_text(encoder *e, const char *text, size_t n_bytes, bool with_control, tmx_error *err)
+{
+    const unsigned kinds = (e->v->spm == NULL ? SPECIAL_USER : 0u) | (with_control ? SPECIAL_CONTROL : 0u);
+    const special_token *match;
+    size_t begin = 0;
+    for (size_t at = 0; special_next(&e->v->specials, text, n_bytes, kinds, &at, &match);) {
+        TRY(add_plain(e, text + begin, at - begin, err));
+        encoder_add_control(e, match->id);
+        begin = at += (size_t)match->n_bytes;
+    }
+    return add_plain(e, text + begin, n_bytes - begin, err);
 }
 
 tmx_status vocab_tokenize(const vocab *v, const char *text, size_t n_bytes, uint32_t flags, int32_t *ids, size_t cap,
@@ -255,7 +374,7 @@ tmx_status vocab_tokenize(const vocab *v, const char *text, size_t n_bytes, uint
     }
     encoder e;
     tmx_status status = encoder_begin(&e, v, ids, cap, err);
-    if (status == TMX_OK && (flags & TMX_TOKEN_BOS) != 0 && v->adds_bos) sink_push(&e.sink, v->bos_id);
+    if (status == TMX_OK && (flags & TMX_TOKEN_BOS) != 0 && v->adds_bos) encoder_add_control(&e, v->bos_id);
     if (status == TMX_OK) status = encoder_add_text(&e, text, n_bytes, (flags & TMX_TOKEN_SPECIAL) != 0, err);
     if (status == TMX_OK) *n_ids = e.sink.n;
     encoder_end(&e);

@@ -1,6 +1,7 @@
 /* token.h - text <-> token ids.  In: the tokenizer keys of a model file.  Out: a vocabulary that encodes any bytes in
- * linear time and decodes ids to bytes.  Immutable after creation; encoding takes its own scratch.  Never reads
- * weights.  Byte-level BPE (tokenizer.ggml.model "gpt2") with the pre-tokenizers smollm, gpt-2, llama-bpe. */
+ * linear time (n log n for SentencePiece) and decodes ids to bytes.  Immutable after creation; encoding takes its own scratch.  Never reads
+ * weights.  Byte-level BPE (tokenizer.ggml.model "gpt2") with the pre-tokenizers in pretokenize.c, and SentencePiece-style
+ * BPE ("llama"). */
 #ifndef TMX_TOKEN_TOKEN_H
 #define TMX_TOKEN_TOKEN_H
 
@@ -18,7 +19,15 @@ typedef struct vocab vocab;
  *   tokens never come out of merging, so plain text cannot make one.  User-defined tokens are found in any text.
  * - Without add_bos_token, llama-bpe models get their BOS token (if TMX_TOKEN_BOS is asked for), the others do not.
  * - A byte the vocabulary cannot spell becomes U+FFFD: then, and only then, decoding does not give the text back.
- * - A token that is not spelled in GPT-2's alphabet stands for its own spelling. */
+ * - A token that is not spelled in GPT-2's alphabet stands for its own spelling.
+ * - No EOS is ever added: what follows a prompt is the answer.
+ *
+ * SentencePiece-style ("llama"):
+ * - U+2581 in a text is a space, which decoding gives back.  add_space_prefix (true if absent) puts a space before a text
+ *   and before what follows a control token, remove_extra_whitespaces (false if absent) drops spaces; only these two
+ *   change a text.
+ * - Unused tokens (type 5) are not made from text.  Bytes that are no UTF-8 become their byte tokens.
+ * - BOS is added unless add_bos_token says no. */
 tmx_status vocab_create(vocab **v, const tmx_file *file, tmx_error *err);
 void vocab_free(vocab *v);
 

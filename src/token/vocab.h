@@ -5,6 +5,7 @@
 #include "token/bpe.h"
 #include "token/pretokenize.h"
 #include "token/special.h"
+#include "token/spm.h"
 #include "token/token.h"
 
 struct chat_format;
@@ -13,8 +14,10 @@ struct vocab {
     vocab_token *tokens;           /* [n_tokens] */
     int32_t n_tokens;
     char *arena;                   /* what the tokens' name and bytes point into */
-    bpe *merger;
+    bpe *merger;                   /* byte-level BPE, with the words it works on; both NULL if spm is not */
     pretokenizer *words;
+    spm *spm;                      /* SentencePiece-style */
+    bool adds_space, trims_spaces; /* spm: before a text; runs of spaces become one, those at the ends none */
     special_set specials;
     int32_t bos_id;                /* -1 = none */
     bool adds_bos;
@@ -29,10 +32,15 @@ typedef struct encoder {
     id_sink sink;
     bpe_scratch scratch;
     word_cursor cursor;
+    spm_scratch spm_scratch;
+    char *plain;                   /* [plain_cap] spm: a text as its tokens spell it */
+    size_t plain_cap;
+    bool is_inside;                /* spm: text would go on, so it gets no space before it */
 } encoder;
 
 tmx_status encoder_begin(encoder *e, const vocab *v, int32_t *ids, size_t cap, tmx_error *err);
 tmx_status encoder_add_text(encoder *e, const char *text, size_t n_bytes, bool with_control, tmx_error *err);
+void encoder_add_control(encoder *e, int32_t id);
 void encoder_end(encoder *e);
 
 #endif
