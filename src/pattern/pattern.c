@@ -32,7 +32,7 @@ tmx_status pattern_check(const tmx_pattern *p, tmx_error *err)
 
 bool tmx_pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_pos, int32_t k_pos)
 {
-    if (p == NULL || pattern_check(p, NULL) != TMX_OK || k_pos < 0 || q_pos >= n_prompt) return false;
+    if (p == NULL || pattern_check(p, NULL) != TMX_OK || k_pos < 0 || k_pos > q_pos || q_pos >= n_prompt) return false;
     return pattern_is_visible(p, n_prompt, q_pos, k_pos);
 }
 
