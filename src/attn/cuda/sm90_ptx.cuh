@@ -62,11 +62,6 @@ template <int N_REGS> DEVICE void regs_shrink() { asm volatile("setmaxnreg.dec.s
 
 /* ---------------------------------------------------------------- tensor copies */
 
-DEVICE void tma_prefetch_map(const CUtensorMap *map)
-{
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 DEVICE void tma_load_3d(void *to, const CUtensorMap *map, uint64_t *bar, int32_t x0, int32_t x1, int32_t x2)
 {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
