@@ -187,6 +187,9 @@ static const option_spec plan_rows[] = {
     { .group = "Plan from a probe", .name = "objective", .argument = "layers|ttft", .kind = OPTION_CHOICE, .choices = "layers|ttft",
       AT(objective),
       .help = "with --budget: of all that was measured and fits, take the most layers, or what was fastest on this machine" },
+    { .group = "Plan from a probe", .name = "curve", .argument = "N", .kind = OPTION_COUNT, .max = 1024, .fallback = "none",
+      AT(curve_step),
+      .help = "with --budget: measure 0, N, 2N, ... layers as well, for a whole curve; the choice is among all that was measured" },
     { .group = "Plan from a probe", .name = "task", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "the probe's", AT(task),
       .help = "with --budget: the task measured; tmx eval --list-tasks names them" },
     { .group = "Plan from a probe", .name = "tokens", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 1048576, .initial = -1,
@@ -502,8 +505,9 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
         return refuse_line(why, size, "option --probe needs either --layers K or --budget kl=X");
     }
     if (o->probe == NULL && o->budget != NULL) return refuse_line(why, size, "option --budget needs --probe FILE");
-    if (o->budget == NULL && (o->objective != OBJECTIVE_LAYERS || o->task != NULL || o->n_tokens > 0 || o->picture != NULL)) {
-        return refuse_line(why, size, "options --objective, --task, --tokens and --svg need --budget");
+    if (o->budget == NULL && (o->objective != OBJECTIVE_LAYERS || o->curve_step > 0 || o->task != NULL || o->n_tokens > 0
+                              || o->picture != NULL)) {
+        return refuse_line(why, size, "options --objective, --curve, --task, --tokens and --svg need --budget");
     }
     if (o->probe == NULL && o->n_layers >= 0) return refuse_line(why, size, "option --layers needs --probe FILE");
     if (o->probe == NULL && o->order != NULL) return refuse_line(why, size, "option --order needs --probe FILE");

@@ -49,6 +49,7 @@ typedef struct plan_options {
     int32_t n_layers;              /* -1 = not given */
     const char *budget;            /* "kl=0.01"; instead of n_layers */
     int32_t objective;             /* layers, ttft */
+    int32_t curve_step;            /* 0 = only what the search needs */
     const char *task;              /* NULL = what the probe's prompts were */
     int32_t n_samples, n_tokens;   /* n_tokens -1 = as the probe's prompts */
     int64_t seed;

@@ -72,7 +72,7 @@ int budget_spend(const plan_options *o, const tmx_model *model, tmx_pool *pool, 
         .n_window = o->plan.n_window >= 0 ? o->plan.n_window : TMX_DEFAULT_WINDOW,
         .n_last = o->plan.n_last >= 0 ? o->plan.n_last : TMX_DEFAULT_LAST,
         .is_chat = tmx_chat_format(model) != NULL, .seed = (uint64_t)o->seed, .n_samples = o->n_samples,
-        .is_fastest = o->objective == OBJECTIVE_TTFT, .progress = on_prompt, .progress_ctx = &bar,
+        .curve_step = o->curve_step, .is_fastest = o->objective == OBJECTIVE_TTFT, .progress = on_prompt, .progress_ctx = &bar,
     };
     int code = parse_budget(o->budget, &p);
     if (code == 0) code = choose_task(o, info, tmx_probe_report_settings(report), &p);

@@ -286,6 +286,23 @@ static tmx_status warm_up(bench *b)
     return status;
 }
 
+/* Points for a picture of the whole curve; the search finds them measured. */
+static tmx_status add_curve(bench *b)
+{
+    const int32_t step = b->params->curve_step;
+    for (int64_t k = 0; step > 0 && k <= b->n_layers; k += step) TRY(add_point(b, (int32_t)k));
+    return TMX_OK;
+}
+
+static int32_t most_inside(const bench *b)
+{
+    int32_t most = 0;
+    for (int32_t i = 0; i < b->n_points; i++) {
+        if (is_inside(b, &b->curve[i])) most = b->curve[i].n_sparse;
+    }
+    return most;
+}
+
 static int32_t fastest_inside(const bench *b)
 {
     const tmx_plan_point *best = &b->curve[0];
@@ -301,15 +318,16 @@ static tmx_status run_bench(bench *b, tmx_pool *pool, calibration *found)
     TRY(open_bench(b, pool));
     TRY(warm_up(b));
     TRY(add_point(b, 0));
-    found->n_sparse = calibrate_search(b->n_layers, fits, b);
-    if (found->n_sparse < 0) return b->status;
-    if (b->params->is_fastest) found->n_sparse = fastest_inside(b);
+    TRY(add_curve(b));
+    if (calibrate_search(b->n_layers, fits, b) < 0) return b->status;
+    found->n_sparse = b->params->is_fastest ? fastest_inside(b) : most_inside(b);
     return find_start(b, found->n_sparse, &found->min_tokens);
 }
 
 static tmx_status check_params(const calibration_params *p, int32_t n_layers, tmx_error *err)
 {
     if (p->n_samples < 1 || p->n_samples > 100000) return fault(err, TMX_E_ARG, "calibration: %d samples, expected 1..100000", p->n_samples);
+    if (p->curve_step < 0) return fault(err, TMX_E_ARG, "calibration: a curve step of %d, expected 0 or more", p->curve_step);
     if (!(p->limit >= 0) || isinf(p->limit)) return fault(err, TMX_E_ARG, "calibration: a budget of %g, expected 0 or more", p->limit);
     bool *is_seen = calloc((size_t)n_layers, sizeof *is_seen);
     if (is_seen == NULL) return fault_memory(err, "an order of layers");
@@ -330,7 +348,7 @@ tmx_status calibrate(calibration *result, const tmx_model *model, tmx_pool *pool
     const tmx_model_info *info = tmx_model_info_get(model);
     TRY(check_params(params, info->n_layers, err));
     bench b = { .params = params, .model = model, .n_layers = info->n_layers, .n_vocab = info->n_vocab, .err = err };
-    int32_t n_candidates = 1 + N_BEYOND;
+    int32_t n_candidates = 1 + N_BEYOND + (params->curve_step > 0 ? info->n_layers / params->curve_step : 0);
     for (int32_t n = info->n_layers; n > 0; n /= 2) n_candidates++;
     b.n_total = n_candidates * params->n_samples;
     calibration found = { .kind = params->kind, .n_samples = params->n_samples, .n_tokens = params->n_tokens };

@@ -3,7 +3,8 @@
  * the prompt length from which the plan pays.
  *
  * Dense and every candidate run on the same prompts.  Losses need not grow with every layer, so bisection only finds
- * where to look; the numbers behind it are measured too, and the largest that was seen to fit is taken. */
+ * where to look; the numbers behind it are measured too, and the largest that was seen to fit is taken.  A step of the curve
+ * measures the whole of it. */
 #ifndef TMX_EVAL_CALIBRATE_H
 #define TMX_EVAL_CALIBRATE_H
 
@@ -23,6 +24,7 @@ typedef struct calibration_params {
     int32_t n_samples, n_tokens;
     calibration_budget budget;
     double limit;                  /* >= 0 */
+    int32_t curve_step;            /* also measure 0, curve_step, 2 curve_step, ... layers; 0 = only what the search needs */
     bool is_fastest;               /* among what fits, the shortest time to first token; else the most layers */
     bool (*progress)(void *ctx, int32_t n_done, int32_t n_total);      /* prompts run; false = stop; may be NULL */
     void *progress_ctx;

@@ -159,6 +159,29 @@ static void budgets_bound_the_loss(void **state)
     calibration_free(&found);
 }
 
+static void a_step_measures_the_whole_curve(void **state)
+{
+    const fixture *f = *state;
+    calibration_params params = params_of(CALIBRATE_KL, 1e9);
+    calibration edge = run(f, &params);
+    params.curve_step = 1;
+    calibration whole = run(f, &params);
+    assert_int_equal(whole.n_points, 4);
+    for (int32_t i = 0; i < 4; i++) assert_int_equal(whole.curve[i].n_sparse, i);
+    assert_int_equal(whole.n_sparse, edge.n_sparse);
+    assert_true(whole.curve[3].kl == edge.curve[edge.n_points - 1].kl);
+    const double kl = whole.curve[3].kl;
+    calibration_free(&edge);
+    calibration_free(&whole);
+
+    params = params_of(CALIBRATE_KL, kl / 2);
+    params.curve_step = 3;                             /* 0 and 3 are measured first, what lies between by the search */
+    whole = run(f, &params);
+    assert_int_equal(whole.curve[whole.n_points - 1].n_sparse, 3);
+    assert_true(whole.n_sparse >= 1 && whole.n_sparse < 3);
+    calibration_free(&whole);
+}
+
 static bool stop_at(void *ctx, int32_t n_done, int32_t n_total)
 {
     assert_true(n_done <= n_total);
@@ -187,6 +210,10 @@ static void wrong_calls_are_explained(void **state)
     params = params_of(CALIBRATE_KL, 1);
     params.n_window = 0;
     assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    params = params_of(CALIBRATE_KL, 1);
+    params.curve_step = -1;
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "calibration: a curve step of -1, expected 0 or more");
     for (int32_t stop = 1; stop <= 7; stop += 3) {
         params = params_of(CALIBRATE_KL, 1);
         params.progress = stop_at;
@@ -203,6 +230,7 @@ int main(void)
         cmocka_unit_test(a_bump_is_stepped_over),
         cmocka_unit_test(a_stop_is_handed_up),
         cmocka_unit_test(budgets_bound_the_loss),
+        cmocka_unit_test(a_step_measures_the_whole_curve),
         cmocka_unit_test(wrong_calls_are_explained),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

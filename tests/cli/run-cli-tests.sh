@@ -222,6 +222,8 @@ long_model_tests() {
     fine "plan by a budget" plan -q -m "$model" --probe "$tmp/whole.json" --budget kl=1000 --task passkey --tokens 150 --samples 1 \
         --window 32 --last 16 -o "$tmp/budget.plan.json" --svg "$tmp/budget.svg"
     printed "plan by a budget" '^30 +[0-9.e-]+ +[0-9]+ % .* <- chosen$'
+    fine "plan by a curve" plan -q -m "$model" --probe "$tmp/whole.json" --budget kl=0 --curve 15 --task passkey --tokens 150 --samples 1
+    printed "plan by a curve" '^15 +[0-9.e-]+ +[0-9]+ % '
     fine "plan by a budget, read back" plan -m "$model" --plan "$tmp/budget.plan.json"
     printed "plan by a budget, read back" '^triangle 0-29 \(sink 8, window 32, last 16\)'
     printed "plan by a budget, read back" '^note: .*; kl=1000 of 1 passkey prompts of 150 tokens$'
