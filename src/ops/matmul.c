@@ -169,12 +169,12 @@ static const matmul_kernel *kernel_for(tmx_compute compute, tmx_isa isa)
  * only ones, and the reference mode depends on no library. */
 static bool auto_is_onednn(const matmul_kernel *kernel) { return kernel->takes_bf16 && matmul_onednn_is_built(); }
 
-tmx_status matmul_weight_create(matmul_weight **out, const matmul_source *sources, int32_t n_sources,
-                                tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool,
-                                tmx_error *err)
+static tmx_status create(matmul_weight **out, const matmul_source *sources, int32_t n_sources, bool is_transposed,
+                         tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool, tmx_error *err)
 {
     matmul_stack stack;
     TRY(check_sources(&stack, sources, n_sources, compute, err));
+    if (stack.n_in > INT32_MAX - MATMUL_OUT_ALIGN) return refuse(err, TMX_E_ARG, "matmul: rows of %d elements", stack.n_in);
     const matmul_kernel *kernel = kernel_for(compute, isa);
     if (provider == MATMUL_ONEDNN && !kernel->takes_bf16) {
         return refuse(err, TMX_E_UNSUPPORTED, "matmul: oneDNN is used for bf16 on %s only, asked for %s on %s",
@@ -184,13 +184,14 @@ tmx_status matmul_weight_create(matmul_weight **out, const matmul_source *source
     matmul_weight *weight = mem_alloc(1, sizeof *weight);
     if (weight == NULL) return refuse(err, TMX_E_MEMORY, "matmul weight: out of memory");
     *weight = (matmul_weight){
-        .n_out = stack.n_out, .n_in = stack.n_in, .kernel = kernel, .is_bf16 = compute == TMX_COMPUTE_BF16,
+        .n_out = is_transposed ? stack.n_in : stack.n_out, .n_in = is_transposed ? stack.n_out : stack.n_in,
+        .kernel = kernel, .is_bf16 = compute == TMX_COMPUTE_BF16,
     };
     tmx_status status = TMX_E_UNSUPPORTED;
     if (provider == MATMUL_ONEDNN || (provider == MATMUL_AUTO && auto_is_onednn(kernel))) {
-        status = matmul_onednn_create(&weight->onednn, &stack, pool, err);
+        status = matmul_onednn_create(&weight->onednn, &stack, is_transposed, pool, err);
     }
-    if (status == TMX_E_UNSUPPORTED && provider != MATMUL_ONEDNN) status = pack(weight, &stack, false, pool, err);
+    if (status == TMX_E_UNSUPPORTED && provider != MATMUL_ONEDNN) status = pack(weight, &stack, is_transposed, pool, err);
     if (status != TMX_OK) {
         matmul_weight_free(weight);
         return status;
@@ -199,23 +200,18 @@ tmx_status matmul_weight_create(matmul_weight **out, const matmul_source *source
     return TMX_OK;
 }
 
-tmx_status matmul_weight_create_transposed(matmul_weight **out, const matmul_source *sources, int32_t n_sources,
-                                           tmx_compute compute, tmx_isa isa, tmx_pool *pool, tmx_error *err)
+tmx_status matmul_weight_create(matmul_weight **weight, const matmul_source *sources, int32_t n_sources,
+                                tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool,
+                                tmx_error *err)
 {
-    matmul_stack stack;
-    TRY(check_sources(&stack, sources, n_sources, compute, err));
-    if (stack.n_in > INT32_MAX - MATMUL_OUT_ALIGN) return refuse(err, TMX_E_ARG, "matmul: %d outputs", stack.n_in);
-    matmul_weight *weight = mem_alloc(1, sizeof *weight);
-    if (weight == NULL) return refuse(err, TMX_E_MEMORY, "matmul weight: out of memory");
-    *weight = (matmul_weight){ .n_out = stack.n_in, .n_in = stack.n_out, .kernel = kernel_for(compute, isa),
-                               .is_bf16 = compute == TMX_COMPUTE_BF16 };
-    const tmx_status status = pack(weight, &stack, true, pool, err);
-    if (status != TMX_OK) {
-        matmul_weight_free(weight);
-        return status;
-    }
-    *out = weight;
-    return TMX_OK;
+    return create(weight, sources, n_sources, false, compute, isa, provider, pool, err);
+}
+
+tmx_status matmul_weight_create_transposed(matmul_weight **weight, const matmul_source *sources, int32_t n_sources,
+                                           tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool,
+                                           tmx_error *err)
+{
+    return create(weight, sources, n_sources, true, compute, isa, provider, pool, err);
 }
 
 void matmul_weight_free(matmul_weight *weight)

@@ -26,9 +26,10 @@ tmx_status matmul_weight_create(matmul_weight **weight, const matmul_source *sou
                                 tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool,
                                 tmx_error *err);
 /* The transpose of the same stack, for a backward pass: y[r][i] = sum over o of x[r][o] * w[o][i].  Its width is n_in, its
- * depth the sum of n_out.  Always the built-in kernels. */
+ * depth the sum of n_out. */
 tmx_status matmul_weight_create_transposed(matmul_weight **weight, const matmul_source *sources, int32_t n_sources,
-                                           tmx_compute compute, tmx_isa isa, tmx_pool *pool, tmx_error *err);
+                                           tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool,
+                                           tmx_error *err);
 void matmul_weight_free(matmul_weight *weight);
 /* Memory that create will take, +-5 % (a library may pad n_in to 32, so a short odd n_in can be further off).  For a
  * transposed weight: its own width and depth. */

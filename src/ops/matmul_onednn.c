@@ -15,9 +15,10 @@
 
 bool matmul_onednn_is_built(void) { return false; }
 
-tmx_status matmul_onednn_create(matmul_onednn **onednn, const matmul_stack *stack, tmx_pool *pool, tmx_error *err)
+tmx_status matmul_onednn_create(matmul_onednn **onednn, const matmul_stack *stack, bool is_transposed, tmx_pool *pool,
+                                tmx_error *err)
 {
-    (void)onednn, (void)stack, (void)pool;
+    (void)onednn, (void)stack, (void)is_transposed, (void)pool;
     return refuse(err, TMX_E_UNSUPPORTED, "oneDNN: not part of this build");
 }
 
@@ -150,7 +151,8 @@ static dnnl_status_t execute(dnnl_engine_t engine, dnnl_primitive_t primitive, i
 typedef struct pack_job {
     matmul_onednn *onednn;
     const matmul_stack *stack;
-    char *staging;                 /* a thread's share: a block of bf16 rows, then one f32 row */
+    bool is_transposed;            /* the weight is the stack's transpose */
+    char *staging;                 /* a thread's share: a block of bf16 weights, then one f32 row of the stack */
     size_t staging_bytes;
     atomic_int status;             /* the first dnnl_status_t that is not success */
 } pack_job;
@@ -174,6 +176,18 @@ static dnnl_status_t reorder(dnnl_engine_t engine, const dnnl_memory_desc_t *pla
     return status;
 }
 
+/* The block's weights as they come out of the stack's rows: [n_outs][n_in], or transposed [n_in][n_outs]. */
+static void expand_block(const pack_job *job, int32_t out_begin, int32_t n_outs, tmx_bf16 *rows, float *wide)
+{
+    const int32_t n_rows = job->is_transposed ? job->stack->n_out : n_outs;
+    const int32_t width = job->is_transposed ? n_outs : job->stack->n_in;
+    const float *from = job->is_transposed ? wide + out_begin : wide;
+    for (int32_t r = 0; r < n_rows; r++, rows += width) {
+        matmul_stack_row(job->stack, job->is_transposed ? r : out_begin + r, wide);
+        for (int32_t c = 0; c < width; c++) rows[c] = bf16_from_f32(from[c]);
+    }
+}
+
 static void pack_block(void *ctx, int32_t block, int32_t thread)
 {
     pack_job *job = ctx;
@@ -182,17 +196,14 @@ static void pack_block(void *ctx, int32_t block, int32_t thread)
     const size_t n_in = (size_t)o->n_in;
     tmx_bf16 *rows = (tmx_bf16 *)(job->staging + (size_t)thread * job->staging_bytes);
     float *wide = (float *)((char *)rows + align_up((size_t)o->block_outs * n_in * sizeof *rows, MEM_ALIGN));
-    for (int32_t i = 0; i < n_outs; i++) {
-        matmul_stack_row(job->stack, block * o->block_outs + i, wide);
-        for (size_t k = 0; k < n_in; k++) rows[(size_t)i * n_in + k] = bf16_from_f32(wide[k]);
-    }
+    expand_block(job, block * o->block_outs, n_outs, rows, wide);
 
     const block_shape *shape = shape_of_block(o, block);
     const dnnl_dims_t dims = { n_outs, o->n_in };
     const int n_outer_threads = omp_get_max_threads();
     omp_set_num_threads(1);
     dnnl_memory_desc_t plain;
-    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&plain, 2, dims, dnnl_bf16, dnnl_ab);
+    dnnl_status_t status = dnnl_memory_desc_init_by_tag(&plain, 2, dims, dnnl_bf16, job->is_transposed ? dnnl_ba : dnnl_ab);
     if (status == dnnl_success) {
         char *packed = o->packed + (size_t)block * o->block_bytes;
         status = dnnl_memory_create(&o->weights[block], &shape->w, o->engine, packed);
@@ -223,14 +234,14 @@ static dnnl_status_t shapes_create(matmul_onednn *o)
     return status;
 }
 
-static tmx_status pack(matmul_onednn *o, const matmul_stack *stack, tmx_pool *pool, tmx_error *err)
+static tmx_status pack(matmul_onednn *o, const matmul_stack *stack, bool is_transposed, tmx_pool *pool, tmx_error *err)
 {
     o->block_bytes = align_up(dnnl_memory_desc_get_size(&o->shapes[0].w), MEM_ALIGN);
     o->packed = mem_alloc((size_t)o->n_blocks, o->block_bytes);
     o->weights = mem_alloc((size_t)o->n_blocks, sizeof(dnnl_memory_t));
-    pack_job job = { .onednn = o, .stack = stack };
+    pack_job job = { .onednn = o, .stack = stack, .is_transposed = is_transposed };
     job.staging_bytes = align_up((size_t)o->block_outs * (size_t)o->n_in * sizeof(tmx_bf16), MEM_ALIGN)
-                      + align_up((size_t)o->n_in * sizeof(float), MEM_ALIGN);
+                      + align_up((size_t)stack->n_in * sizeof(float), MEM_ALIGN);
     job.staging = mem_alloc((size_t)pool_n_threads(pool), job.staging_bytes);
     if (o->packed == NULL || o->weights == NULL || job.staging == NULL) {
         mem_free(job.staging);
@@ -241,20 +252,21 @@ static tmx_status pack(matmul_onednn *o, const matmul_stack *stack, tmx_pool *po
     return answer((dnnl_status_t)atomic_load(&job.status), o, err);
 }
 
-tmx_status matmul_onednn_create(matmul_onednn **out, const matmul_stack *stack, tmx_pool *pool, tmx_error *err)
+tmx_status matmul_onednn_create(matmul_onednn **out, const matmul_stack *stack, bool is_transposed, tmx_pool *pool,
+                                tmx_error *err)
 {
     matmul_onednn *o = mem_alloc(1, sizeof *o);
     if (o == NULL) return refuse(err, TMX_E_MEMORY, "oneDNN weight: out of memory");
-    o->n_out = stack->n_out;
-    o->n_in = stack->n_in;
-    o->block_outs = block_outs_of(stack->n_out);
-    o->n_blocks = (stack->n_out + o->block_outs - 1) / o->block_outs;
+    o->n_out = is_transposed ? stack->n_in : stack->n_out;
+    o->n_in = is_transposed ? stack->n_out : stack->n_in;
+    o->block_outs = block_outs_of(o->n_out);
+    o->n_blocks = (o->n_out + o->block_outs - 1) / o->block_outs;
     const int n_outer_threads = omp_get_max_threads();
     omp_set_num_threads(1);                      /* a primitive is built for the width it will run with */
     const dnnl_status_t created = shapes_create(o);
     omp_set_num_threads(n_outer_threads);
     tmx_status status = answer(created, o, err);
-    if (status == TMX_OK) status = pack(o, stack, pool, err);
+    if (status == TMX_OK) status = pack(o, stack, is_transposed, pool, err);
     if (status != TMX_OK) {
         matmul_onednn_free(o);
         return status;

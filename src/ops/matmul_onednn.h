@@ -8,8 +8,9 @@
 typedef struct matmul_onednn matmul_onednn;
 
 bool matmul_onednn_is_built(void);
-/* TMX_E_UNSUPPORTED: the library has no fast bf16 product on this CPU. */
-tmx_status matmul_onednn_create(matmul_onednn **onednn, const matmul_stack *stack, tmx_pool *pool, tmx_error *err);
+/* The weight is the stack or its transpose.  TMX_E_UNSUPPORTED: the library has no fast bf16 product on this CPU. */
+tmx_status matmul_onednn_create(matmul_onednn **onednn, const matmul_stack *stack, bool is_transposed, tmx_pool *pool,
+                                tmx_error *err);
 void matmul_onednn_free(matmul_onednn *onednn);
 size_t matmul_onednn_scratch_bytes(int32_t n_out, int32_t n_in);         /* of one thread */
 void matmul_onednn_run(const matmul_onednn *onednn, const matmul_call *call, tmx_pool *pool);

@@ -177,7 +177,8 @@ static tmx_status pack(tmx_probe *p, matmul_weight **weight, const gguf_tensor *
 {
     matmul_source sources[3];
     for (int32_t i = 0; i < n; i++) sources[i] = tensor_source(tensors[i]);
-    return matmul_weight_create_transposed(weight, sources, n, p->model->compute, p->model->isa, p->pool, err);
+    return matmul_weight_create_transposed(weight, sources, n, p->model->compute, p->model->isa, MATMUL_AUTO,
+                                           p->pool, err);
 }
 
 static tmx_status pack_weights(tmx_probe *p, tmx_error *err)
