@@ -48,4 +48,6 @@ tmx_status prompts_check(const tmx_session *s, const tmx_prompt *prompts, int32_
     return TMX_OK;
 }
 
+tmx_pattern chunk_pattern(const chunk *c, const segment *g) { return plan_layer_pattern(c->s->plan, c->layer, g->n_prompt); }
+
 bool chunk_is_last_layer(const chunk *c) { return c->layer == c->s->model->info.n_layers - 1; }

@@ -1,5 +1,5 @@
-/* chunk.h - a prompt's work cut into chunks of rows, and the steps between the products on such a chunk.  In: prompts.
- * Out: rows in the session's activation buffers, K and V in its cache.  Which rows share a chunk changes nothing. */
+/* chunk.h - a prompt's work cut into chunks of rows.  In: prompts.  Out: segments, one for each prompt in a chunk.  Which
+ * rows share a chunk changes nothing. */
 #ifndef TMX_RUN_CHUNK_H
 #define TMX_RUN_CHUNK_H
 
@@ -27,17 +27,9 @@ tmx_status prompts_check(const tmx_session *s, const tmx_prompt *prompts, int32_
 /* Fills the next chunk; false when all prompts are done. */
 bool chunk_next(chunk *c, prompt_cursor *next, const tmx_prompt *prompts, int32_t n_prompts);
 bool chunk_is_last_layer(const chunk *c);
-
-/* Row steps of c->layer, on the pool.  Names say what is read and written, see activations in session.h. */
-void chunk_embed(chunk *c);                            /* tokens -> x, cos, sin */
-void chunk_norm(chunk *c, const float *weight);        /* x -> normed */
-void chunk_place_heads(chunk *c);                      /* qkv -> q, KV cache (last layer: kv -> KV cache) */
-void chunk_gate(chunk *c);                             /* gate_up -> gated */
-
-/* One row of an act-typed buffer of `width` elements a row. */
-static inline void *act_row(const tmx_session *s, void *base, int32_t row, size_t width)
-{
-    return (char *)base + (size_t)row * width * type_bytes(s->act_type);
-}
+/* What the layer at work lets the segment's rows attend to. */
+tmx_pattern chunk_pattern(const chunk *c, const segment *g);
+/* The segment holds its prompt's last row. */
+static inline bool segment_is_end(const segment *g) { return g->q_begin + g->n_rows == g->n_prompt; }
 
 #endif

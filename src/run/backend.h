@@ -1,0 +1,62 @@
+/* backend.h - what a kind of memory must be able to do for run/: the steps of a chunk between which prefill.c walks the
+ * layers, and one token of decoding.  A backend owns activations, KV cache and weights in its memory (session.state); the
+ * session owns what is the same for all: params, plan, positions, timings.
+ *
+ * Steps work on the rows of a chunk in c->layer and may return before they are done (a device's queue); they run in the order
+ * in which they were called.  A step never fails: what can go wrong on a device is told by catch_up and settle.  A row's bits
+ * never depend on the rows beside it. */
+#ifndef TMX_RUN_BACKEND_H
+#define TMX_RUN_BACKEND_H
+
+#include "run/chunk.h"
+
+typedef enum norm_step {           /* x -> normed, with the layer's weight */
+    NORM_ATTENTION, NORM_FFN,
+} norm_step;
+
+typedef enum product_step {        /* which weight, from where, to where */
+    PRODUCT_QKV,                   /* normed -> qkv */
+    PRODUCT_LAST_KV,               /* normed -> qkv, which holds k and v only */
+    PRODUCT_ATTN_OUTPUT,           /* heads  -> added to x */
+    PRODUCT_GATE_UP,               /* normed -> gate_up */
+    PRODUCT_DOWN,                  /* gated  -> added to x */
+} product_step;
+
+/* What memory depends on, beside a session's params. */
+typedef struct memory_case {
+    const tmx_model_info *info;
+    tmx_compute compute;           /* resolved, as isa is */
+    tmx_isa isa;
+    int32_t n_threads;
+} memory_case;
+
+struct backend {
+    /* Fills what p leaves to the backend (n_chunk, kv_type) and says what a session of p takes. */
+    tmx_status (*plan_memory)(const memory_case *at, tmx_session_params *p, tmx_memory *memory, tmx_error *err);
+    /* session.state for s->params, which plan_memory has filled; free takes what a failed create leaves. */
+    tmx_status (*create)(tmx_session *s, const tmx_memory *memory, tmx_error *err);
+    void (*free)(tmx_session *s);
+
+    void (*embed)(chunk *c);                               /* tokens -> x, and RoPE's positions */
+    void (*norm)(chunk *c, norm_step step);
+    void (*product)(chunk *c, product_step step);
+    void (*place_heads)(chunk *c);                         /* qkv -> q turned by RoPE; k turned and v -> KV cache */
+    /* q -> heads, for the segments whose pattern in this layer is of pattern->kind. */
+    void (*attend)(chunk *c, const tmx_pattern *pattern);
+    void (*gate)(chunk *c);                                /* gate_up -> gated */
+    /* In the last layer, k and v in the cache: the last row of each prompt that ends in the chunk and wants logits, through
+     * the rest of the layer, the final norm and the LM head. */
+    void (*finish)(chunk *c, const tmx_prompt *prompts);
+
+    /* After a layer of c: adds what is known to be done since the last call to *n_done, in tokens x layers. */
+    tmx_status (*catch_up)(chunk *c, int64_t *n_done, tmx_error *err);
+    /* Waits for everything; the logits are in the prompts' buffers then, and timings complete.  Also after a failure. */
+    tmx_status (*settle)(tmx_session *s, const tmx_prompt *prompts, int32_t n_prompts, tmx_error *err);
+
+    /* One token at s->n_past[seq], dense over the cache; arguments are checked. */
+    tmx_status (*decode)(tmx_session *s, int32_t seq, int32_t token, float *logits, tmx_error *err);
+};
+
+extern const backend backend_cpu;
+
+#endif

@@ -1,0 +1,271 @@
+/* backend_cpu.c - the steps of backend.h on the CPU: each is done when it returns.  Row steps are in chunk_rows.c, single rows
+ * (decoding, the end of a prompt) in one_row.c. */
+#include "attn/attn.h"
+#include "base/mem.h"
+#include "base/pool.h"
+#include "base/status.h"
+#include "gguf/blocks.h"
+#include "run/backend.h"
+#include "run/cpu_run.h"
+
+#include <assert.h>
+
+enum { DEFAULT_CHUNK = 512, MAX_QUERY_TILE = 256 /* positions, at most */ };
+
+/* ---- sizes: one walk over the buffers serves the memory plan and the real thing */
+
+typedef struct layout {
+    char *base;                    /* NULL: only count */
+    size_t n_bytes;
+} layout;
+
+static void *take(layout *at, size_t n_rows, size_t n_elements, size_t element_bytes)
+{
+    void *block = at->base == NULL ? NULL : at->base + at->n_bytes;
+    at->n_bytes += align_up(n_rows * n_elements * element_bytes, MEM_ALIGN);
+    return block;
+}
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t scratch_bytes(const tmx_model_info *m, const tmx_attention_params *attention, int32_t n_ctx, int32_t n_threads)
+{
+    const int32_t n_q = m->n_heads * m->head_dim, n_kv = m->n_kv_heads * m->head_dim;
+    size_t n = matmul_scratch_bytes(n_q + 2 * n_kv, m->n_embd, n_threads);
+    n = max_size(n, matmul_scratch_bytes(m->n_embd, n_q, n_threads));
+    n = max_size(n, matmul_scratch_bytes(2 * m->n_ff, m->n_embd, n_threads));
+    n = max_size(n, matmul_scratch_bytes(m->n_embd, m->n_ff, n_threads));
+    const int32_t widest = m->n_ff > n_q ? m->n_ff : n_q;
+    n = max_size(n, (size_t)n_threads * (size_t)(widest > m->n_embd ? widest : m->n_embd) * sizeof(float));
+    n = max_size(n, tmx_attention_scratch_bytes(attention, n_threads));
+    return max_size(n, attn_decode_scratch_bytes(attention, n_ctx, n_threads));
+}
+
+static void lay_out(activations *a, layout *at, const tmx_model_info *m, const tmx_session_params *p, tmx_type act_type,
+                    size_t n_scratch_bytes)
+{
+    const size_t n_rows = (size_t)p->n_chunk, n_embd = (size_t)m->n_embd, n_ff = (size_t)m->n_ff, act = type_bytes(act_type);
+    const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * (size_t)m->head_dim;
+    const size_t n_angles = ((size_t)m->head_dim + 1) / 2;
+    a->x = take(at, n_rows, n_embd, sizeof(float));
+    a->normed = take(at, n_rows, n_embd, act);
+    a->qkv = take(at, n_rows, n_q + 2 * n_kv, sizeof(float));
+    a->q = take(at, n_rows, n_q, act);
+    a->heads = take(at, n_rows, n_q, act);
+    a->gate_up = take(at, n_rows, 2 * n_ff, sizeof(float));
+    a->gated = take(at, n_rows, n_ff, act);
+    a->cos = take(at, n_rows, n_angles, sizeof(float));
+    a->sin = take(at, n_rows, n_angles, sizeof(float));
+    a->row = take(at, 1, one_row_floats(m), sizeof(float));
+    a->scratch = take(at, 1, n_scratch_bytes, 1);
+}
+
+static kv_cache kv_sizes(const tmx_model_info *m, const tmx_session_params *p)
+{
+    return (kv_cache){ .type = p->kv_type, .n_layers = m->n_layers, .n_seqs = p->n_seqs, .n_kv_heads = m->n_kv_heads,
+                       .n_ctx = p->n_ctx, .head_dim = m->head_dim };
+}
+
+static tmx_attention_params attention_params(const tmx_model_info *m, const kv_cache *kv, tmx_isa isa, tmx_type q_type)
+{
+    const size_t head_dim = (size_t)m->head_dim, n_q = (size_t)m->n_heads * head_dim;
+    return (tmx_attention_params){
+        .q_type = q_type, .kv_type = kv->type, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim,
+        .q_pos_stride = n_q, .q_head_stride = head_dim, .out_pos_stride = n_q, .out_head_stride = head_dim,
+        .k_pos_stride = head_dim, .k_head_stride = kv_head_stride(kv),
+        .v_pos_stride = head_dim, .v_head_stride = kv_head_stride(kv), .isa = isa,
+        .pattern = { .kind = TMX_PATTERN_DENSE, .n_sink = 0, .n_window = 1, .n_last = 0 },
+    };
+}
+
+tmx_attention_params cpu_attention(const tmx_session *s, tmx_type q_type)
+{
+    const cpu_run *r = s->state;
+    return attention_params(&s->model->info, &r->kv, s->model->isa, q_type);
+}
+
+static tmx_type act_type_of(tmx_compute compute) { return compute == TMX_COMPUTE_BF16 ? TMX_TYPE_BF16 : TMX_TYPE_F32; }
+
+/* Scratch must serve both query types a session uses, the chunk's and the single row's f32, and every way in which the rows
+ * of a chunk may belong to sequences: one sequence with an extra query tile for each of the others is the worst. */
+static size_t workspace_bytes(const memory_case *at, const tmx_session_params *p, const kv_cache *kv, size_t *n_scratch)
+{
+    const tmx_model_info *m = at->info;
+    const tmx_type act_type = act_type_of(at->compute);
+    *n_scratch = 0;
+    const tmx_type types[] = { act_type, TMX_TYPE_F32 };
+    const int64_t n_rows = (int64_t)p->n_chunk + (int64_t)p->n_seqs * MAX_QUERY_TILE;
+    const int32_t n_q = n_rows < INT32_MAX ? (int32_t)n_rows : INT32_MAX;
+    const tmx_attention_seq worst = { .n_q = n_q, .n_prompt = n_q };
+    for (int i = 0; i < 2; i++) {
+        tmx_attention_params attention = attention_params(m, kv, at->isa, types[i]);
+        attention.seqs = &worst;
+        attention.n_seqs = 1;
+        *n_scratch = max_size(*n_scratch, scratch_bytes(m, &attention, p->n_ctx, at->n_threads));
+    }
+    activations ignored;
+    layout count = { 0 };
+    lay_out(&ignored, &count, m, p, act_type, *n_scratch);
+    return count.n_bytes;
+}
+
+static tmx_status plan_memory(const memory_case *at, tmx_session_params *p, tmx_memory *memory, tmx_error *err)
+{
+    if (p->n_chunk == 0) p->n_chunk = DEFAULT_CHUNK;
+    const int64_t most_rows = (int64_t)p->n_ctx * p->n_seqs;
+    if (p->n_chunk > most_rows) p->n_chunk = (int32_t)most_rows;
+    if (p->kv_type == TMX_TYPE_DEFAULT) p->kv_type = at->compute == TMX_COMPUTE_F32 ? TMX_TYPE_F32 : TMX_TYPE_BF16;
+    const kv_cache kv = kv_sizes(at->info, p);
+    tmx_memory m = { .weight_bytes = model_weight_bytes(at->info, at->compute),
+                     .merged_bytes = model_merged_bytes(at->info, at->compute), .available_bytes = mem_available_bytes() };
+    if (!kv_bytes(&kv, &m.kv_bytes)) return refuse(err, TMX_E_MEMORY, "KV cache: the size overflows for %d tokens", p->n_ctx);
+    size_t n_scratch;
+    m.workspace_bytes = workspace_bytes(at, p, &kv, &n_scratch);
+    *memory = m;
+    return TMX_OK;
+}
+
+static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *err)
+{
+    const tmx_model_info *info = &s->model->info;
+    const memory_case at = { .info = info, .compute = s->model->compute, .isa = s->model->isa, .n_threads = pool_n_threads(s->pool) };
+    const size_t n_work = memory->workspace_bytes;
+    cpu_run *r = s->state = mem_alloc(1, sizeof *r);
+    if (r == NULL) return refuse(err, TMX_E_MEMORY, "session: out of memory");
+    r->rows = row_ops_get(s->model->isa);
+    r->act_type = act_type_of(s->model->compute);
+    r->kv = kv_sizes(info, &s->params);
+    TRY(kv_create(&r->kv, err));
+    r->memory = mem_alloc(1, n_work);
+    r->attention_seqs = mem_alloc((size_t)s->params.n_seqs, sizeof *r->attention_seqs);
+    if (r->memory == NULL || r->attention_seqs == NULL) {
+        return refuse(err, TMX_E_MEMORY, "session: out of memory for %.2f GiB of workspace", (double)n_work / 0x1p30);
+    }
+    layout lay = { .base = r->memory };
+    (void)workspace_bytes(&at, &s->params, &r->kv, &r->n_scratch_bytes);
+    lay_out(&r->act, &lay, info, &s->params, r->act_type, r->n_scratch_bytes);
+    return TMX_OK;
+}
+
+static void free_run(tmx_session *s)
+{
+    cpu_run *r = s->state;
+    if (r == NULL) return;
+    kv_free(&r->kv);
+    mem_free(r->memory);
+    mem_free(r->attention_seqs);
+    mem_free(r);
+}
+
+/* ---- the steps */
+
+static void norm(chunk *c, norm_step step)
+{
+    const model_layer *w = &c->s->model->layers[c->layer];
+    cpu_norm_rows(c, step == NORM_ATTENTION ? w->attn_norm : w->ffn_norm);
+}
+
+static void product(chunk *c, product_step step)
+{
+    tmx_session *s = c->s;
+    const cpu_run *r = s->state;
+    const activations *a = &r->act;
+    const tmx_model_info *m = &s->model->info;
+    const model_layer *w = &s->model->layers[c->layer];
+    const size_t n_embd = (size_t)m->n_embd, n_ff = (size_t)m->n_ff;
+    const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * (size_t)m->head_dim;
+    const struct { const matmul_weight *weight; const void *x; size_t x_width; float *y; size_t y_width; bool is_added; } p[] = {
+        [PRODUCT_QKV] = { w->qkv, a->normed, n_embd, a->qkv, n_q + 2 * n_kv, false },
+        [PRODUCT_LAST_KV] = { s->model->last_kv, a->normed, n_embd, a->qkv, 2 * n_kv, false },
+        [PRODUCT_ATTN_OUTPUT] = { w->attn_output, a->heads, n_q, a->x, n_embd, true },
+        [PRODUCT_GATE_UP] = { w->gate_up, a->normed, n_embd, a->gate_up, 2 * n_ff, false },
+        [PRODUCT_DOWN] = { w->down, a->gated, n_ff, a->x, n_embd, true },
+    };
+    const double start = now_ms();
+    matmul_run(p[step].weight, p[step].x, p[step].x_width, c->n_rows, p[step].y, p[step].y_width, p[step].is_added, a->scratch, s->pool);
+    s->timings.matmul_ms += now_ms() - start;
+}
+
+static void attend(chunk *c, const tmx_pattern *pattern)
+{
+    tmx_session *s = c->s;
+    const cpu_run *r = s->state;
+    const tmx_model_info *m = &s->model->info;
+    const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim;
+    tmx_attention_params params = cpu_attention(s, r->act_type);
+    for (int32_t i = 0; i < c->n_segments; i++) {
+        const segment *g = &s->segments[i];
+        if (chunk_pattern(c, g).kind != pattern->kind) continue;
+        r->attention_seqs[params.n_seqs++] = (tmx_attention_seq){
+            .q = act_row(r, r->act.q, g->row, n_q), .out = act_row(r, r->act.heads, g->row, n_q),
+            .k = kv_view(&r->kv, r->kv.k, c->layer, g->seq), .v = kv_view(&r->kv, r->kv.v, c->layer, g->seq),
+            .q_begin = g->q_begin, .n_q = g->n_rows, .n_prompt = g->n_prompt,
+        };
+    }
+    if (params.n_seqs == 0) return;
+    params.pattern = *pattern;
+    params.seqs = r->attention_seqs;
+    params.scratch = r->act.scratch;
+    assert(tmx_attention_scratch_bytes(&params, tmx_pool_n_threads(s->pool)) <= r->n_scratch_bytes);
+    const double start = now_ms();
+    const tmx_status status = tmx_attention(&params, s->pool, NULL);
+    assert(status == TMX_OK);
+    (void)status;
+    s->layer_attention_ms[c->layer] += now_ms() - start;
+}
+
+static void finish(chunk *c, const tmx_prompt *prompts)
+{
+    tmx_session *s = c->s;
+    const cpu_run *r = s->state;
+    const model_shape *m = &s->model->tensors.shape;
+    for (int32_t i = 0; i < c->n_segments; i++) {
+        const segment *g = &s->segments[i];
+        if (!segment_is_end(g) || prompts[g->prompt].logits == NULL) continue;
+        const size_t row = (size_t)(g->row + g->n_rows - 1), n_angles = (size_t)m->n_rot / 2;
+        const row_place place = { .seq = g->seq, .position = g->n_prompt - 1, .is_prefill = true,
+                                  .cos = r->act.cos + row * n_angles, .sin = r->act.sin + row * n_angles };
+        float *x = r->act.x + row * (size_t)m->n_embd;
+        one_row_layer(s, c->layer, &place, x);
+        one_row_logits(s, x, prompts[g->prompt].logits);
+    }
+}
+
+static tmx_status catch_up(chunk *c, int64_t *n_done, tmx_error *err)
+{
+    (void)err;
+    *n_done += c->n_rows;
+    return TMX_OK;
+}
+
+static tmx_status settle(tmx_session *s, const tmx_prompt *prompts, int32_t n_prompts, tmx_error *err)
+{
+    (void)s, (void)prompts, (void)n_prompts, (void)err;
+    return TMX_OK;
+}
+
+static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logits, tmx_error *err)
+{
+    (void)err;
+    const tmx_model_info *m = &s->model->info;
+    const cpu_run *r = s->state;
+    const gguf_tensor *table = s->model->tensors.token_embd;
+    const block_format *format = block_format_find(table->type);
+    const row_place place = { .seq = seq, .position = s->n_past[seq], .cos = r->act.cos, .sin = r->act.sin };
+    float *x = one_row_residual(s);
+    format->to_f32((const char *)table->data + (size_t)token * block_row_bytes(format, (size_t)m->n_embd), x, (size_t)m->n_embd);
+    rope_angles(place.position, m->rope_freq_base, s->model->tensors.shape.n_rot, s->model->rope_divisor,
+                r->act.cos, r->act.sin);
+    for (int32_t layer = 0; layer < m->n_layers; layer++) {
+        one_row_append(s, layer, &place, x);
+        one_row_layer(s, layer, &place, x);
+    }
+    one_row_logits(s, x, logits);
+    return TMX_OK;
+}
+
+const backend backend_cpu = {
+    .plan_memory = plan_memory, .create = create, .free = free_run,
+    .embed = cpu_embed, .norm = norm, .product = product, .place_heads = cpu_place_heads, .attend = attend, .gate = cpu_gate,
+    .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
+};
