@@ -211,17 +211,25 @@ typedef enum tmx_token_flags {
 TMX_API tmx_status tmx_tokenize(const tmx_model *model, const char *text, size_t n_bytes, uint32_t flags,
                                 int32_t *ids, size_t cap, size_t *n_ids, tmx_error *err);
 
+typedef struct tmx_turn {          /* one that is over */
+    const char *user, *assistant;
+} tmx_turn;
+
 typedef struct tmx_chat {
     const char *system;            /* NULL = none */
-    const char *user;              /* required; never parsed for special tokens */
+    const char *user;              /* required; never parsed for special tokens, nor is any other text */
     const char *assistant;         /* the assistant's turn begun with this text; NULL = empty */
+    const tmx_turn *turns;         /* [n_turns] the conversation so far, oldest first */
+    int32_t n_turns;
 } tmx_chat;
 
-/* One chat turn in the model's own format (chatml, llama3), recognised by its chat template; control tokens come from
- * the format only.  Same buffer rule as tmx_tokenize.  TMX_E_UNSUPPORTED names an unknown template. */
+/* A conversation in the model's own format (chatml, llama3, gemma, phi3, phi4, mistral-v1, mistral-v3, mistral-tekken),
+ * recognised by its chat template, up to where the assistant's answer goes on; control tokens come from the format only.
+ * Same buffer rule as tmx_tokenize.  TMX_E_UNSUPPORTED quotes the beginning of an unknown template, TMX_E_ARG if the
+ * texts make 2^31 bytes or more. */
 TMX_API tmx_status tmx_chat_tokenize(const tmx_model *model, const tmx_chat *chat,
                                      int32_t *ids, size_t cap, size_t *n_ids, tmx_error *err);
-TMX_API const char *tmx_chat_format(const tmx_model *model);       /* "chatml", "llama3", or NULL */
+TMX_API const char *tmx_chat_format(const tmx_model *model);       /* "chatml", ...; NULL = unknown */
 
 TMX_API bool tmx_token_is_end(const tmx_model *model, int32_t id); /* EOS, EOT and their like */
 /* Bytes of one token (control tokens: none).  Borrowed from the model; *n_bytes set; NULL if id is out of range. */

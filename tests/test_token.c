@@ -698,7 +698,7 @@ static void unknown_chat_formats_are_named(void **state)
     (void)state;
     static const struct { const char *text, *refusal; } cases[] = {
         { NULL, "tokenizer.chat_template: missing, so the model's chat format is unknown" },
-        { "[INST] {{x}} [/INST]", "tokenizer.chat_template: '[INST] {{x}} [/INST]' is not a chat format we know" },
+        { "[INST] <<SYS>>\n{{x}} [/INST]", "tokenizer.chat_template: '[INST] <<SYS>>?{{x}} [/INST]' is not a chat format we know (phi4, chatml" },
         { "<|im_start|>", "is not a chat format we know" },
         { "<|im_start|><|im_end|>", "the format chatml needs the token <|im_start|>, which the vocabulary lacks" },
     };

@@ -15,7 +15,9 @@ enum { MAX_TOKENS = 1 << 24 };
 static const struct { const char *name; bool is_end; } known_controls[] = {
     { "<|endoftext|>", true }, { "<|im_start|>", false }, { "<|im_end|>", true },
     { "<|begin_of_text|>", false }, { "<|end_of_text|>", true }, { "<|start_header_id|>", false },
-    { "<|end_header_id|>", false }, { "<|eot_id|>", true }, { "<|eom_id|>", true },
+    { "<|end_header_id|>", false }, { "<|eot_id|>", true }, { "<|eom_id|>", true }, { "<|im_sep|>", false },
+    { "<start_of_turn>", false }, { "<end_of_turn>", true }, { "<|system|>", false }, { "<|user|>", false },
+    { "<|assistant|>", false }, { "<|end|>", true }, { "[INST]", false }, { "[/INST]", false },
 };
 
 static const char key_model[] = "tokenizer.ggml.model", key_pre[] = "tokenizer.ggml.pre";

@@ -8,7 +8,8 @@
 #include "token/spm.h"
 #include "token/token.h"
 
-struct chat_format;
+typedef struct chat_format chat_format;
+enum { CHAT_ROLES = 3, CHAT_MARKS = 3 };
 
 struct vocab {
     vocab_token *tokens;           /* [n_tokens] */
@@ -21,9 +22,10 @@ struct vocab {
     special_set specials;
     int32_t bos_id;                /* -1 = none */
     bool adds_bos;
-    const struct chat_format *chat;        /* NULL = none we know; then chat_refusal says why */
-    int32_t chat_ids[4];           /* begin, open, header_end, close; -1 where the format has none */
-    char chat_refusal[160];
+    const chat_format *chat;       /* NULL = none we know; then chat_refusal says why */
+    int32_t chat_ids[CHAT_ROLES][CHAT_MARKS];      /* -1 where the format has none */
+    bool chat_has_bos;
+    char chat_refusal[256];
 };
 
 /* One tokenize call: where ids go, and scratch that lives as long as the call. */
