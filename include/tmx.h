@@ -326,6 +326,12 @@ TMX_API void tmx_session_reset(tmx_session *session);             /* forget all 
 /* Forget the tokens of a sequence from position n_past on; what stands before keeps its bits.  To answer one prompt in
  * more than one way.  TMX_E_ARG unless 0 <= n_past <= tmx_session_n_past(seq). */
 TMX_API tmx_status tmx_session_rewind(tmx_session *session, int32_t seq, int32_t n_past, tmx_error *err);
+/* A new prompt of n_prompt tokens begins with tokens that seq holds: how many of its first tokens need no prefill again?
+ * Rewind to this many, or to where the tokens part if that comes first, keep at least one token for tmx_prefill, and it
+ * leaves what a prefill of the whole prompt from an empty session would: to the bit.  Not counted are tokens that
+ * tmx_decode added, and rows whose layers saw other keys than they now would: in a plan with triangle layers, those of the
+ * old prompt's last rows (n_last) and what followed.  -1 if seq is out of range, 0 for n_prompt < 1. */
+TMX_API int32_t tmx_session_n_reusable(const tmx_session *session, int32_t seq, int32_t n_prompt);
 TMX_API tmx_status tmx_session_set_plan(tmx_session *session, const tmx_plan *plan, tmx_error *err); /* needs n_past 0 */
 TMX_API int32_t tmx_session_n_ctx(const tmx_session *session);
 TMX_API int32_t tmx_session_n_past(const tmx_session *session, int32_t seq);      /* -1 if seq is out of range */

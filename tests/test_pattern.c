@@ -368,6 +368,38 @@ static void public_functions_accept_anything(void **state)
     assert_int_equal(tmx_pattern_pairs(NULL, 1, 0, 1), 0);
 }
 
+static int32_t n_same_rows_by_definition(const tmx_pattern *a, int32_t n_a, const tmx_pattern *b, int32_t n_b)
+{
+    int32_t n = 0;
+    for (; n < n_a && n < n_b; n++) {
+        for (int32_t k = 0; k <= n; k++) {
+            if (pattern_is_visible(a, n_a, n, k) != pattern_is_visible(b, n_b, n, k)) return n;
+        }
+    }
+    return n;
+}
+
+static void rows_that_two_prompts_share(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 20000; i++) {
+        const int32_t n_a = 1 + rng_below(60), n_b = rng_below(8) == 0 ? n_a : 1 + rng_below(60);
+        const tmx_pattern kinds[] = { triangle(rng_below(12), 1 + rng_below(20), rng_below(40)), dense, dense };
+        tmx_pattern a = kinds[rng_below(2)], b = kinds[rng_below(2)];
+        if (rng_below(4) == 0) {
+            a = streaming(kinds[0].n_sink, kinds[0].n_window);
+            if (rng_below(2) == 0) b = a;
+        }
+        const int32_t expected = n_same_rows_by_definition(&a, n_a, &b, n_b), n = pattern_n_same_rows(&a, n_a, &b, n_b);
+        if (n == expected) continue;
+        fail_msg("%s of %d, %s of %d (sink %d, window %d, last %d): %d rows, expected %d", tmx_pattern_name(a.kind), n_a,
+                 tmx_pattern_name(b.kind), n_b, kinds[0].n_sink, kinds[0].n_window, kinds[0].n_last, n, expected);
+    }
+    const tmx_pattern huge = triangle(INT32_MAX, INT32_MAX, INT32_MAX), none = triangle(0, 1, 0);
+    assert_int_equal(pattern_n_same_rows(&huge, INT32_MAX, &dense, INT32_MAX), INT32_MAX);
+    assert_int_equal(pattern_n_same_rows(&none, INT32_MAX, &dense, INT32_MAX), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -378,6 +410,7 @@ int main(void)
         cmocka_unit_test(published_tile_counts),
         cmocka_unit_test(a_deep_query_tile_has_six_key_tiles),
         cmocka_unit_test(limits_equal_their_simpler_kind),
+        cmocka_unit_test(rows_that_two_prompts_share),
         cmocka_unit_test(largest_prompt_does_not_overflow),
         cmocka_unit_test(bad_patterns_are_named),
         cmocka_unit_test(public_functions_accept_anything),

@@ -36,6 +36,33 @@ bool tmx_pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_po
     return pattern_is_visible(p, n_prompt, q_pos, k_pos);
 }
 
+static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Rows [begin, end) do not see every key before them; empty if begin >= end. */
+typedef struct limited_rows {
+    int64_t begin, end;
+} limited_rows;
+
+static limited_rows limited_rows_of(const tmx_pattern *p, int32_t n_prompt)
+{
+    if (p->kind == TMX_PATTERN_DENSE) return (limited_rows){ 0 };
+    return (limited_rows){ .begin = (int64_t)p->n_sink + p->n_window, .end = pattern_first_dense_row(p, n_prompt) };
+}
+
+int32_t pattern_n_same_rows(const tmx_pattern *a, int32_t n_a, const tmx_pattern *b, int32_t n_b)
+{
+    const limited_rows x = limited_rows_of(a, n_a), y = limited_rows_of(b, n_b);
+    const bool has_x = x.begin < x.end, has_y = y.begin < y.end;
+    int64_t n = min_i32(n_a, n_b);
+    if (has_x && has_y) {
+        assert(x.begin == y.begin);
+        if (x.end != y.end) n = min_i64(n, min_i64(x.end, y.end));
+    } else if (has_x || has_y) {
+        n = min_i64(n, has_x ? x.begin : y.begin);
+    }
+    return (int32_t)n;
+}
+
 /* Sum of min(i + 1, cap) over rows [0, n_rows): below 2^62 for every int32 input. */
 static int64_t capped_pairs(int64_t n_rows, int64_t cap)
 {

@@ -79,6 +79,10 @@ HOST_DEVICE static inline bool pattern_is_full(const tmx_pattern *p, int32_t fir
     return q_worst - max_i32(k_begin, p->n_sink) < p->n_window;
 }
 
+/* Rows [0, result) see the same keys in a prompt of n_a tokens under a and in one of n_b under b; at most the shorter one's.
+ * Sizes are equal unless a kind reads none: a and b are one layer of a plan. */
+int32_t pattern_n_same_rows(const tmx_pattern *a, int32_t n_a, const tmx_pattern *b, int32_t n_b);
+
 tmx_status pattern_check(const tmx_pattern *p, tmx_error *err);      /* sizes in range, kind known */
 
 /* A run of keys that at least one row of the query tile sees. */

@@ -7,6 +7,7 @@
  * order, and patterns speak of absolute positions and of the final prompt length, which is known from the start. */
 #include "base/status.h"
 #include "run/backend.h"
+#include "run/reuse.h"
 
 /* A plan may leave short prompts dense: the chunk's segments go by the pattern that each of them gets. */
 static void attend(const backend *b, chunk *c)
@@ -79,7 +80,10 @@ tmx_status tmx_prefill(tmx_session *s, const tmx_prompt *prompts, int32_t n_prom
             return refuse(err, TMX_E_NUMERIC, "prompt %d: the logits hold NaN or infinity; the model file may be damaged", i);
         }
     }
-    for (int32_t i = 0; i < n_prompts; i++) s->n_past[prompts[i].seq] += prompts[i].n_tokens;
+    for (int32_t i = 0; i < n_prompts; i++) {
+        s->n_past[prompts[i].seq] += prompts[i].n_tokens;
+        cold_rows_extend(s, prompts[i].seq, prompts[i].n_tokens);
+    }
     s->timings.n_prefill_tokens += n_tokens;
     s->timings.prefill_ms += now_ms() - start;
     return TMX_OK;

@@ -3,6 +3,7 @@
 #include "base/pool.h"
 #include "base/status.h"
 #include "run/backend.h"
+#include "run/reuse.h"
 
 #include <math.h>
 #include <string.h>
@@ -86,9 +87,10 @@ static tmx_status fill_session(tmx_session *s, const tmx_model *model, const tmx
                       (double)memory.available_bytes / 0x1p30);
     }
     s->n_past = mem_alloc((size_t)s->params.n_seqs, sizeof *s->n_past);
+    s->cold = mem_alloc((size_t)s->params.n_seqs, sizeof *s->cold);
     s->segments = mem_alloc((size_t)s->params.n_seqs, sizeof *s->segments);
     s->layer_attention_ms = mem_alloc((size_t)info->n_layers, sizeof *s->layer_attention_ms);
-    if (s->n_past == NULL || s->segments == NULL || s->layer_attention_ms == NULL) {
+    if (s->n_past == NULL || s->cold == NULL || s->segments == NULL || s->layer_attention_ms == NULL) {
         return refuse(err, TMX_E_MEMORY, "session: out of memory for %d sequences", s->params.n_seqs);
     }
     return s->backend->create(s, &memory, err);
@@ -115,6 +117,7 @@ void tmx_session_free(tmx_session *s)
     if (s->backend != NULL) s->backend->free(s);
     tmx_plan_free(s->plan);
     mem_free(s->n_past);
+    mem_free(s->cold);
     mem_free(s->segments);
     mem_free(s->layer_attention_ms);
     mem_free(s);
@@ -123,6 +126,7 @@ void tmx_session_free(tmx_session *s)
 void tmx_session_reset(tmx_session *s)
 {
     memset(s->n_past, 0, (size_t)s->params.n_seqs * sizeof *s->n_past);
+    memset(s->cold, 0, (size_t)s->params.n_seqs * sizeof *s->cold);
     memset(s->layer_attention_ms, 0, (size_t)s->model->info.n_layers * sizeof *s->layer_attention_ms);
     s->timings = (tmx_timings){ 0 };
 }
@@ -137,6 +141,7 @@ tmx_status tmx_session_rewind(tmx_session *s, int32_t seq, int32_t n_past, tmx_e
         return refuse(err, TMX_E_ARG, "rewind: position %d is out of range 0..%d", n_past, s->n_past[seq]);
     }
     s->n_past[seq] = n_past;
+    cold_rows_cut(s, seq, n_past);
     return TMX_OK;
 }
 

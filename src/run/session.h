@@ -17,6 +17,7 @@ struct tmx_session {
     const backend *backend;
     void *state;                   /* the backend's: cpu_run.h */
     int32_t *n_past;               /* [n_seqs] */
+    struct cold_rows *cold;        /* [n_seqs], reuse.h */
     struct segment *segments;      /* [n_seqs]: of the chunk at work, chunk.h */
     tmx_timings timings;           /* attention_ms and rest_ms are filled when asked for */
     double *layer_attention_ms;    /* [n_layers], prefill */
