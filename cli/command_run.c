@@ -11,7 +11,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { N_WARM_UP = 512 };          /* tokens: enough to touch every weight, the workspace and every thread */
+enum {
+    N_WARM_UP = 512,               /* tokens: enough to touch every weight, the workspace and every thread */
+    N_PREDICT = 128,
+    N_CONVERSATION = 8192,         /* tokens a conversation may hold, unless -c says otherwise */
+};
 
 static void on_warning(void *ctx, const char *line)
 {
@@ -58,6 +62,11 @@ static int choose_context(const runner *r, int32_t *n_ctx)
 {
     const run_options *o = r->options;
     const tmx_model_info *info = tmx_model_info_get(r->model);
+    if (o->is_conversation) {
+        *n_ctx = o->n_ctx > 0 ? o->n_ctx : info->n_ctx_train;
+        if (o->n_ctx < 0 && *n_ctx > N_CONVERSATION) *n_ctx = N_CONVERSATION;
+        return 0;
+    }
     const prompt *longest = &r->prompts.items[0];
     for (int32_t i = 1; i < r->prompts.n; i++) {
         if (r->prompts.items[i].n_ids > longest->n_ids) longest = &r->prompts.items[i];
@@ -81,7 +90,7 @@ static int open_session(runner *r)
     const run_options *o = r->options;
     tmx_error err;
     tmx_session_params params = {
-        .n_chunk = o->n_chunk, .n_seqs = r->prompts.n, .kv_type = (tmx_type)o->cache_type,
+        .n_chunk = o->n_chunk, .n_seqs = o->is_conversation ? 1 : r->prompts.n, .kv_type = (tmx_type)o->cache_type,
         .progress = progress_update, .progress_ctx = &r->progress,
     };
     int code = plan_choose(&o->plan, tmx_model_info_get(r->model), &r->plan);
@@ -263,10 +272,30 @@ static int run_prompts(runner *r)
     return code != 0 ? code : print_code;
 }
 
-int run_main(const run_options *o)
+static int run_conversation(runner *r)
 {
-    runner r = { .options = o };
-    const int code = run_prompts(&r);
+    const run_options *o = r->options;
+    int code = o->prompt != NULL || o->files.n > 0 ? prompts_read(o, &r->prompts) : 0;
+    if (code == 0) code = open_model(r);
+    if (code != 0) return code;
+    tmx_error err;
+    size_t n_ids;
+    if (tmx_chat_tokenize(r->model, &(tmx_chat){ .user = "" }, NULL, 0, &n_ids, &err) != TMX_OK) return complain_error(&err);
+    code = open_session(r);
+    if (code == 0 && o->ignore_end) code = list_end_ids(r);
+    if (code != 0) return code;
+    if (o->is_verbose) print_model(r);
+    r->seed = choose_seed(o->seed);
+    progress_init(&r->progress, o->is_quiet);
+    return conversation_hold(r);
+}
+
+int run_main(const run_options *given)
+{
+    run_options o = *given;
+    if (o.n_predict == RUN_PREDICT_DEFAULT) o.n_predict = o.is_conversation ? -1 : N_PREDICT;
+    runner r = { .options = &o };
+    const int code = o.is_conversation ? run_conversation(&r) : run_prompts(&r);
     free_run(&r.runs[0], r.prompts.n);
     free_run(&r.runs[1], r.prompts.n);
     free(r.end_ids);

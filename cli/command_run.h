@@ -34,6 +34,10 @@ typedef struct runner {
 
 static inline const timed_run *last_run(const runner *r) { return &r->runs[r->n_runs - 1]; }
 
+/* conversation.c: tmx run -i, after model and session are open.  r->prompts holds the first turn or nothing.  Returns an
+ * exit code. */
+int conversation_hold(runner *r);
+
 /* run_report.c */
 void print_model(const runner *r);         /* --verbose, on standard error */
 void print_summary(const runner *r);       /* on standard error */

@@ -2,6 +2,8 @@
 
 #include "tmx.h"
 
+#include <string.h>
+
 /* The order of the words below is the order of the library's enums. */
 #define TYPE_WORDS "auto|f32|bf16"
 _Static_assert(TMX_COMPUTE_AUTO == 0 && TMX_COMPUTE_F32 == 1 && TMX_COMPUTE_BF16 == 2, "TYPE_WORDS");
@@ -80,8 +82,12 @@ static const option_spec run_rows[] = {
       .help = "read the prompt as token ids separated by white space; - is standard input" },
     { .group = "Input", .name = "chat", .kind = OPTION_SWITCH, AT(is_chat),
       .help = "wrap the prompt in the model's chat format, as the user's turn" },
+    { .group = "Input", .letter = 'i', .name = "conversation", .kind = OPTION_SWITCH, AT(is_conversation),
+      .help = "chat turn by turn: each line of standard input is the user's next turn (a backslash at its end joins the next "
+              "line to it), answered with all turns before it in view; /clear forgets them, /exit or the end of the input ends. "
+              "Ctrl-C stops an answer; between answers it ends the program. -p or -f give the first turn" },
     { .group = "Input", .name = "system", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "none", AT(system),
-      .help = "with --chat: the system message" },
+      .help = "with --chat or -i: the system message" },
     { .group = "Input", .name = "assistant", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "none",
       AT(assistant),
       .help = "with --chat: text that the assistant's turn begins with; the answer goes on from it" },
@@ -89,7 +95,8 @@ static const option_spec run_rows[] = {
       .help = "let text such as <|im_end|> in the prompt become a control token; otherwise it stays text" },
 
     { .group = "Generation", .letter = 'n', .name = "predict", .alias = "n-predict", .argument = "N",
-      .kind = OPTION_COUNT, .min = -1, .max = MAX_TOKENS, .initial = 128, AT(n_predict),
+      .kind = OPTION_COUNT, .min = -1, .max = MAX_TOKENS, .initial = RUN_PREDICT_DEFAULT, .fallback = "128; -1 with -i",
+      AT(n_predict),
       .help = "tokens to generate at most; -1 = until the model ends or the context is full; 0 = prefill only" },
     { .group = "Generation", .name = "temp", .argument = "X", .kind = OPTION_NUMBER, .max = 100, AT(temperature),
       .help = "temperature; 0 is greedy: always the most probable token, so that a run can be repeated and "
@@ -122,7 +129,7 @@ static const option_spec run_rows[] = {
       .help = "run the prompt dense, then with the plan, and print both answers, times and how far they agree" },
 
     { .group = "Machine", .letter = 'c', .name = "ctx-size", .argument = "N", .kind = OPTION_COUNT,
-      .max = MAX_TOKENS, .initial = -1, .fallback = "what the prompt and -n need, at most the model's context",
+      .max = MAX_TOKENS, .initial = -1, .fallback = "what the prompt and -n need, at most the model's context; with -i that, at most 8192",
       AT(n_ctx),
       .help = "tokens the context holds; 0 = the model's context" },
     MACHINE_ROWS(run_options),
@@ -145,12 +152,13 @@ static const command_example run_examples[] = {
     { "a question to a chat model", "tmx run -m model.gguf --chat -p 'Name three rivers.'" },
     { "a long document, dense against Triangle attention",
       "tmx run -m model.gguf -f book.txt -n 16 --plan triangle:16-31 --compare" },
+    { "a conversation", "tmx run -m model.gguf -i --system 'Answer briefly.'" },
     { "times as JSON", "tmx run -m model.gguf -f - -n 1 --plan preset:llama-3.1-8b-instruct --json < book.txt" },
 };
 
 const command run_command = {
     .name = "run",
-    .usage = "-m MODEL (-p TEXT | -f FILE | --ids FILE) [options]",
+    .usage = "-m MODEL (-p TEXT | -f FILE | --ids FILE | -i) [options]",
     .summary = "read a prompt and generate text; compare a plan with dense attention",
     .description =
         "Runs a prompt through a GGUF model on the CPU and prints the answer. Prefill follows the plan; generation is "
@@ -466,11 +474,21 @@ static bool plan_choice_check(const plan_choice *p, char *why, size_t size)
     return true;
 }
 
+static bool conversation_check(const run_options *o, char *why, size_t size)
+{
+    if (o->ids_file != NULL || o->parse_special || o->assistant != NULL || o->compare || o->json || o->show_tokens || o->logits_file != NULL) {
+        return refuse_line(why, size, "option -i excludes --ids, --special, --assistant, --compare, --json, --tokens and --logits");
+    }
+    if (o->files.n > 1) return refuse_line(why, size, "option -i takes one first turn");
+    if (o->files.n == 1 && strcmp(o->files.items[0], "-") == 0) return refuse_line(why, size, "option -i reads standard input by itself");
+    return true;
+}
+
 bool run_options_check(const run_options *o, char *why, size_t size)
 {
     if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
     const int n_sources = (o->prompt != NULL) + (o->files.n > 0) + (o->ids_file != NULL);
-    if (n_sources == 0) return refuse_line(why, size, "no prompt: give -p TEXT, -f FILE or --ids FILE");
+    if (n_sources == 0 && !o->is_conversation) return refuse_line(why, size, "no prompt: give -p TEXT, -f FILE, --ids FILE or -i");
     if (n_sources > 1) return refuse_line(why, size, "give only one of -p, -f and --ids");
     if (o->ids_file != NULL && (o->is_chat || o->parse_special)) {
         return refuse_line(why, size, "--ids excludes --chat and --special: its prompt is not text");
@@ -478,7 +496,8 @@ bool run_options_check(const run_options *o, char *why, size_t size)
     if (o->is_chat && o->parse_special) {
         return refuse_line(why, size, "--chat excludes --special: control tokens come from the chat format only");
     }
-    if (!o->is_chat && o->system != NULL) return refuse_line(why, size, "option --system needs --chat");
+    if (o->is_conversation && !conversation_check(o, why, size)) return false;
+    if (!o->is_chat && !o->is_conversation && o->system != NULL) return refuse_line(why, size, "option --system needs --chat or -i");
     if (!o->is_chat && o->assistant != NULL) return refuse_line(why, size, "option --assistant needs --chat");
     if (o->compare && o->plan.spec == NULL) return refuse_line(why, size, "option --compare needs --plan");
     if (o->compare && o->files.n > 1) return refuse_line(why, size, "option --compare takes one prompt");

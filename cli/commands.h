@@ -20,10 +20,10 @@ typedef struct run_options {
     const char *prompt, *ids_file;
     text_list files;
     const char *system, *assistant;
-    bool is_chat, parse_special;
+    bool is_chat, is_conversation, parse_special;
 
     bool ignore_end;
-    int32_t n_predict;             /* -1 = until the model ends or the context is full */
+    int32_t n_predict;             /* -1 = until the model ends or the context is full; RUN_PREDICT_DEFAULT = not given */
     int64_t seed;                  /* -1 = from the clock */
     double temperature, top_p, min_p, repeat_penalty;
     int32_t top_k, repeat_last_n;
@@ -40,6 +40,8 @@ typedef struct run_options {
     bool is_verbose, is_quiet;
     const char *logits_file;
 } run_options;
+
+enum { RUN_PREDICT_DEFAULT = -2 };
 
 typedef struct plan_options {
     const char *model;

@@ -41,7 +41,7 @@ void print_model(const runner *r)
     const tmx_model_info *m = tmx_model_info_get(r->model);
     tmx_memory memory;
     const tmx_session_params params = {
-        .n_ctx = tmx_session_n_ctx(r->session), .n_chunk = r->options->n_chunk, .n_seqs = r->prompts.n,
+        .n_ctx = tmx_session_n_ctx(r->session), .n_chunk = r->options->n_chunk, .n_seqs = r->options->is_conversation ? 1 : r->prompts.n,
         .kv_type = (tmx_type)r->options->cache_type,
     };
     char line[256], weights[32], merged[32], adapters[64] = "", kv[32], workspace[32], load[32];

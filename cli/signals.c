@@ -59,5 +59,6 @@ void signals_install(void)
 
 void signals_begin_polite(void) { is_polite = 1; }
 void signals_end_polite(void) { is_polite = 0; }
+void signals_forget(void) { n_interrupts = 0; }
 bool signals_interrupted(void) { return n_interrupts != 0; }
 void signals_set_bar(bool is_shown) { has_bar = is_shown; }

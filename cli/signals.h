@@ -12,6 +12,7 @@ void signals_install(void);
 void signals_begin_polite(void);   /* from here on somebody polls */
 void signals_end_polite(void);
 bool signals_interrupted(void);
+void signals_forget(void);         /* the first SIGINT was obeyed; the next one is a first one again */
 
 /* "tmx: interrupted", once, whoever comes first: the command that stopped or a further Ctrl-C.  Returns 130. */
 int signals_say_interrupted(void);

@@ -91,7 +91,7 @@ static void defaults_fill_every_member(void **state)
     assert_null(o->plan.spec);
     assert_int_equal(o->files.n, 0);
     assert_int_equal(o->stops.n, 0);
-    assert_int_equal(o->n_predict, 128);
+    assert_int_equal(o->n_predict, RUN_PREDICT_DEFAULT);
     assert_int_equal(o->n_ctx, -1);
     assert_int_equal(o->seed, -1);
     assert_int_equal(o->top_k, 40);
@@ -205,11 +205,15 @@ static void options_that_need_or_exclude_each_other(void **state)
     expect_conflict("-m x -p y", "nothing wrong");
     expect_conflict("-m x -f a -f - -n 0 --plan triangle --window 1", "nothing wrong");
     expect_conflict("-p y", "no model: give -m FILE");
-    expect_conflict("-m x", "no prompt: give -p TEXT, -f FILE or --ids FILE");
+    expect_conflict("-m x", "no prompt: give -p TEXT, -f FILE, --ids FILE or -i");
     expect_conflict("-m x -p y -f z", "give only one of -p, -f and --ids");
     expect_conflict("-m x --ids a --chat", "--ids excludes --chat and --special: its prompt is not text");
-    expect_conflict("-m x -p y --system s", "option --system needs --chat");
+    expect_conflict("-m x -p y --system s", "option --system needs --chat or -i");
     expect_conflict("-m x -p y --assistant s", "option --assistant needs --chat");
+    expect_conflict("-m x -i --json", "option -i excludes --ids, --special, --assistant, --compare, --json, --tokens and --logits");
+    expect_conflict("-m x -i -p y --assistant z", "option -i excludes --ids, --special, --assistant, --compare, --json, --tokens and --logits");
+    expect_conflict("-m x -i -f y -f z", "option -i takes one first turn");
+    expect_conflict("-m x -i -f -", "option -i reads standard input by itself");
     expect_conflict("-m x -p y --chat --special",
                     "--chat excludes --special: control tokens come from the chat format only");
     expect_conflict("-m x -p y --compare", "option --compare needs --plan");

@@ -93,6 +93,8 @@ refused "compare without plan"    1 "--compare needs --plan"                    
 refused "sizes without plan"      1 "need --plan"                                     run -m x -p y --window 3
 refused "window 0"                1 "--window: 0 is out of range"                     run -m x -p y --window 0
 refused "system without chat"     1 "--system needs --chat"                           run -m x -p y --system s
+refused "conversation as JSON"    1 "-i excludes .*--json"                            run -m x -i --json
+refused "conversation, stdin"     1 "-i reads standard input by itself"               run -m x -i -f -
 refused "two standard inputs"     1 "only once"                                       run -m x -f - -f -
 refused "control characters"      1 "unknown option '--a\?\?b'"                       run "$(printf -- '--a\n\033b')"
 refused "adapter without scale"   1 "--lora-scaled needs two values \(FILE S\)"        run -m x -p y --lora-scaled f
@@ -186,6 +188,50 @@ check "standard error closed" 1 ""
 # ---------------------------------------------------------------- with the demo model
 
 # What computes for long: left out with --quick, as under a sanitizer, where the rooms' own tests run the same code.
+# converse NAME EXIT_CODE PATTERN INPUT ARGUMENTS...: tmx run -i on an input in printf's spelling.
+converse() {
+    local name=$1 want=$2 pattern=$3 input=$4
+    shift 4
+    # shellcheck disable=SC2059
+    printf "$input" | timeout 120 "$tmx" run -q -m "$model" -i "$@" >"$tmp/out" 2>"$tmp/err"
+    code=$?
+    check "$name" "$want" "$pattern"
+}
+
+conversation_tests() {
+    local first n
+    fine "conversation: a turn alone" run -q -m "$model" --chat -p "Name a colour." -n 8
+    first=$(cat "$tmp/out")
+    converse "conversation" 0 "" 'Name a colour.\nAnd another one.\n/clear\nName a colour.\n' -n 8 --plan triangle:10-29 --last 8
+    verdict "conversation: the first answer" "$([ "$(head -n 1 "$tmp/out")" = "${first%%$'\n'*}" ] && echo yes)" "$(cat "$tmp/out")"
+    verdict "conversation: cleared" "$([ "$(tail -n 1 "$tmp/out")" = "${first##*$'\n'}" ] && echo yes)" "$(cat "$tmp/out")"
+    converse "conversation: nothing said" 0 "" ''
+    same "conversation: nothing said" ""
+    converse "conversation: left" 0 "" '\n/exit\nName a colour.\n'
+    same "conversation: left" ""
+    converse "conversation: joined lines" 0 "" 'Name a \\\ncolour.' -n 8
+    n=$(cat "$tmp/out")
+    fine "conversation: joined lines" run -q -m "$model" --chat -p $'Name a \ncolour.' -n 8
+    same "conversation: joined lines" "$n"
+    converse "conversation: turn too long" 2 "the conversation has [0-9]+ tokens, the context holds 12; /clear" 'Name a colour and another one.\n' -c 12
+    converse "conversation: answer too long" 0 "the context of 24 tokens is full; /clear" 'Name a colour.\n' -c 24 --ignore-eos
+    converse "conversation: NUL" 0 "a turn with a NUL byte" 'a\0b\nName a colour.\n' -n 8
+    same "conversation: NUL" "$first"
+    mkfifo "$tmp/turns"
+    env --default-signal=INT "$tmx" run -q -m "$model" -i --ignore-eos <"$tmp/turns" >"$tmp/out" 2>"$tmp/err" &
+    exec 9>"$tmp/turns"
+    echo "Name a colour." >&9
+    sleep 3
+    kill -INT $!
+    sleep 0.5
+    echo "/exit" >&9
+    exec 9>&-
+    wait $!
+    code=$?
+    check "conversation: an answer stopped" 0 ""
+    printed "conversation: an answer stopped" .
+}
+
 long_model_tests() {
     local n
     # the gradient probe: a report, the same one in two sittings, the plan it leads to, prompts of one's own
@@ -318,6 +364,7 @@ model_tests() {
     fine "nothing to generate" "${quiet[@]}" -p "$capital" -n 0
     same "nothing to generate" ""
     fine "chat" "${quiet[@]}" --chat --system "Be brief." -p "Name a colour." --assistant "My colour is" -n 4
+    conversation_tests
     fine "compare" "${quiet[@]}" -p "$capital" -n 1 --plan triangle:10-29 --compare
     printed "compare" '^answer +Paris +Paris$'
     printed "compare" '^agreement +KL .*, top-1 equal, 1 of 1 greedy tokens equal$'
