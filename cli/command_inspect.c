@@ -100,6 +100,19 @@ static void print_tokenizer(const tmx_file *file)
     printf(", %s\n", has_template ? "with a chat template" : "no chat template");
 }
 
+static void print_parts(const tmx_file *file)
+{
+    const int32_t n = tmx_file_n_parts(file);
+    for (int32_t i = 0; i < n && n > 1; i++) {
+        tmx_part_info part;
+        char size[32];
+        if (tmx_file_part(file, i, &part, NULL) != TMX_OK) continue;
+        print_label(i == 0 ? "parts" : "");
+        print_safe(stdout, part.name);
+        printf(", %s, %d tensors\n", text_of_bytes(part.n_bytes, size), part.n_tensors);
+    }
+}
+
 static void print_types(const tmx_file *file)
 {
     type_count types[MAX_TYPES];
@@ -161,7 +174,8 @@ static void print_metadata(const tmx_file *file)
 
 static void print_tensors(const tmx_file *file)
 {
-    printf("\n%-8s %-22s %14s %14s  %s\n", "type", "shape", "bytes", "offset", "tensor");
+    const bool has_parts = tmx_file_n_parts(file) > 1;
+    printf("\n%-8s %-22s %14s %s%14s  %s\n", "type", "shape", "bytes", has_parts ? " part " : "", "offset", "tensor");
     for (int32_t i = 0; i < tmx_file_n_tensors(file); i++) {
         tmx_tensor_info t;
         char shape[96] = "";
@@ -170,8 +184,9 @@ static void print_tensors(const tmx_file *file)
         for (int32_t d = 0; d < t.n_dims; d++) {
             n += snprintf(shape + n, sizeof shape - (size_t)n, "[%lld]", (long long)t.shape[d]);
         }
-        printf("%-8s %-22s %14llu %14llu  ", t.type_name, shape, (unsigned long long)t.n_bytes,
-               (unsigned long long)t.offset_bytes);
+        printf("%-8s %-22s %14llu ", t.type_name, shape, (unsigned long long)t.n_bytes);
+        if (has_parts) printf("%5d ", t.part + 1);
+        printf("%14llu  ", (unsigned long long)t.offset_bytes);
         print_safe(stdout, t.name);
         putchar('\n');
     }
@@ -184,6 +199,7 @@ static void print_text(const inspect_options *o, const tmx_file *file, const ver
     print_safe(stdout, o->model);
     printf(", %s, GGUF version %d, %d keys, %d tensors\n", text_of_bytes(tmx_file_bytes(file), size),
            tmx_file_version(file), tmx_file_n_keys(file), tmx_file_n_tensors(file));
+    print_parts(file);
     print_value("name", file, "general.name");
     print_value("architecture", file, "general.architecture");
     if (v->can_run) print_model_facts(o, v);
@@ -245,6 +261,22 @@ static void json_tensors(json_writer *j, const tmx_file *file)
         json_end(j);
         json_size(j, "n_bytes", t.n_bytes);
         json_size(j, "offset_bytes", t.offset_bytes);
+        json_count(j, "part", t.part);
+        json_end(j);
+    }
+    json_end(j);
+}
+
+static void json_parts(json_writer *j, const tmx_file *file)
+{
+    json_begin_array(j, "parts");
+    for (int32_t i = 0; i < tmx_file_n_parts(file); i++) {
+        tmx_part_info part;
+        if (tmx_file_part(file, i, &part, NULL) != TMX_OK) continue;
+        json_begin_object(j, NULL);
+        json_text(j, "name", part.name);
+        json_size(j, "n_bytes", part.n_bytes);
+        json_count(j, "n_tensors", part.n_tensors);
         json_end(j);
     }
     json_end(j);
@@ -264,6 +296,7 @@ static void json_file(json_writer *j, const inspect_options *o, const tmx_file *
     json_text(j, "pre_tokenizer", find_value(file, "tokenizer.ggml.pre", value, sizeof value));
     json_count(j, "n_keys", tmx_file_n_keys(file));
     json_count(j, "n_tensors", tmx_file_n_tensors(file));
+    json_parts(j, file);
     json_begin_array(j, "tensor_types");
     for (int32_t i = 0; i < n_types; i++) {
         json_begin_object(j, NULL);

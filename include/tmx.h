@@ -122,7 +122,9 @@ TMX_API int64_t tmx_pattern_pairs(const tmx_pattern *p, int32_t n_prompt, int32_
 /* ---------------------------------------------------------------- model files */
 
 /* A parsed GGUF container: header, metadata, tensor table.  Reading it proves every offset and size; it says nothing
- * about whether the model can run (tmx_model_open does). */
+ * about whether the model can run (tmx_model_open does).  A model split into files NAME-00001-of-0000N.gguf is opened by any
+ * one of them; the others are taken from the same folder, and all are one file here: the first one's keys, everybody's
+ * tensors. */
 typedef struct tmx_file tmx_file;
 
 typedef struct tmx_tensor_info {
@@ -130,14 +132,23 @@ typedef struct tmx_tensor_info {
     const char *type_name;         /* "Q4_1" */
     int32_t n_dims;                /* 1..4 */
     int64_t shape[4];              /* slowest axis first */
-    uint64_t n_bytes, offset_bytes;/* offset from the start of the file */
+    uint64_t n_bytes, offset_bytes;/* offset from the start of the file (of its part) */
     bool is_supported;             /* block type can be expanded */
+    int32_t part;                  /* of a split model, from 0 */
 } tmx_tensor_info;
+
+typedef struct tmx_part_info {
+    const char *name;              /* the path, or the end of a long one; lives as long as the file */
+    uint64_t n_bytes;
+    int32_t n_tensors;
+} tmx_part_info;
 
 TMX_API tmx_status tmx_file_open(tmx_file **file, const char *path, tmx_error *err);
 TMX_API void tmx_file_close(tmx_file *file);
 TMX_API int32_t tmx_file_version(const tmx_file *file);
-TMX_API uint64_t tmx_file_bytes(const tmx_file *file);
+TMX_API uint64_t tmx_file_bytes(const tmx_file *file);                    /* of all parts */
+TMX_API int32_t tmx_file_n_parts(const tmx_file *file);                   /* 1 unless the model is split */
+TMX_API tmx_status tmx_file_part(const tmx_file *file, int32_t i, tmx_part_info *info, tmx_error *err);
 TMX_API int32_t tmx_file_n_keys(const tmx_file *file);
 TMX_API const char *tmx_file_key(const tmx_file *file, int32_t i);        /* NULL if i is out of range */
 /* Value of key i as text, cut to fit `size` (arrays show type, count and the first values).  Returns buf. */

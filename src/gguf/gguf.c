@@ -27,7 +27,6 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers of the file a
  * cannot ask for gigabytes. */
 enum {
     MAX_KEYS = 1 << 16,
-    MAX_TENSORS = 1 << 18,
     MAX_STRING = 64 << 20,         /* bytes */
     MAX_ARRAY = 1 << 26,           /* elements */
     MAX_KEY_NAME = 65535,
@@ -149,7 +148,7 @@ static tmx_status read_name(cursor *c, size_t max_bytes, gguf_string *name)
     return TMX_OK;
 }
 
-static int by_text(const void *a, const void *b)
+int gguf_compare_names(const void *a, const void *b)
 {
     const gguf_name *x = a, *y = b;
     return strcmp(x->text, y->text);
@@ -171,7 +170,7 @@ static tmx_status names_settle(const cursor *c, gguf_names *names)
         name->text = copy;
         copy += name->n_bytes + 1;
     }
-    qsort(names->sorted, (size_t)names->n, sizeof *names->sorted, by_text);
+    qsort(names->sorted, (size_t)names->n, sizeof *names->sorted, gguf_compare_names);
     for (int32_t i = 1; i < names->n; i++) {
         const gguf_name *a = &names->sorted[i - 1], *b = &names->sorted[i];
         if (strcmp(a->text, b->text) != 0) continue;
@@ -186,7 +185,7 @@ int32_t gguf_names_find(const gguf_names *names, const char *text)
 {
     const gguf_name wanted = { .text = text };
     if (names->n == 0) return -1;
-    const gguf_name *found = bsearch(&wanted, names->sorted, (size_t)names->n, sizeof wanted, by_text);
+    const gguf_name *found = bsearch(&wanted, names->sorted, (size_t)names->n, sizeof wanted, gguf_compare_names);
     return found != NULL ? found->i : -1;
 }
 
@@ -554,6 +553,7 @@ static tmx_status open_bytes(tmx_file **file, const void *data, size_t n_bytes, 
     f->data = data;
     f->n_bytes = n_bytes;
     f->is_mapped = is_mapped;
+    f->n_parts = 1;
     label_set(f->label, path);
     const tmx_status status = read_file(f, err);
     if (status == TMX_OK) *file = f;
@@ -601,9 +601,8 @@ static tmx_status map_file(const char *path, const char *label, const void **dat
     return status;
 }
 
-tmx_status tmx_file_open(tmx_file **file, const char *path, tmx_error *err)
+tmx_status gguf_open_path(tmx_file **file, const char *path, tmx_error *err)
 {
-    if (file == NULL || path == NULL) return refuse(err, TMX_E_ARG, "tmx_file_open: NULL argument");
     char label[LABEL_BYTES + 1];
     const void *data;
     size_t n_bytes;
@@ -615,6 +614,8 @@ tmx_status tmx_file_open(tmx_file **file, const char *path, tmx_error *err)
 void tmx_file_close(tmx_file *file)
 {
     if (file == NULL) return;
+    for (int32_t k = 1; k < file->n_parts; k++) tmx_file_close(file->parts[k]);
+    mem_free(file->parts);
     for (int32_t i = 0; i < file->n_keys && file->keys != NULL; i++) {
         const gguf_key *key = &file->keys[i];
         if (key->type == GGUF_ARRAY) mem_free((void *)(uintptr_t)key->value.array.strings);
@@ -631,4 +632,10 @@ void tmx_file_close(tmx_file *file)
 
 const char *gguf_label(const tmx_file *file) { return file->label; }
 int32_t tmx_file_version(const tmx_file *file) { return file != NULL ? file->version : 0; }
-uint64_t tmx_file_bytes(const tmx_file *file) { return file != NULL ? file->n_bytes : 0; }
+
+uint64_t tmx_file_bytes(const tmx_file *file)
+{
+    uint64_t n = file != NULL ? file->n_bytes : 0;
+    for (int32_t k = 1; file != NULL && k < file->n_parts; k++) n += file->parts[k]->n_bytes;
+    return n;
+}

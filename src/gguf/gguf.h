@@ -33,11 +33,16 @@ typedef struct gguf_tensor {
     int32_t n_dims;
     int64_t shape[4];              /* slowest axis first; unused are 1 */
     const void *data;              /* in the mapping, aligned to general.alignment */
-    uint64_t n_bytes, offset_bytes;/* offset from the start of the file */
+    uint64_t n_bytes, offset_bytes;/* offset from the start of the file, of a split model: of the part */
+    int32_t part;                  /* of a split model, from 0 */
 } gguf_tensor;
 
 /* Same as tmx_file_open, on memory the caller keeps alive (tests, fuzzing). `name` is used in messages. */
 tmx_status gguf_open_memory(tmx_file **file, const void *data, size_t n_bytes, const char *name, tmx_error *err);
+
+/* The parts of a split model, in order, become one file: the first one's keys, everybody's tensors.  Takes all of them over
+ * on success, none on failure.  Refused: a part of another model, another number or count, a tensor in two parts. */
+tmx_status gguf_join(tmx_file **file, tmx_file *const *parts, int32_t n_parts, tmx_error *err);
 
 const char *gguf_label(const tmx_file *file);         /* the path, or the end of a long one: how messages begin */
 const gguf_tensor *gguf_tensor_at(const tmx_file *file, int32_t i);
@@ -63,7 +68,8 @@ bool gguf_is_array(const tmx_file *file, const char *key);
 float gguf_array_f32(const gguf_array *array, uint64_t i);      /* array->type is GGUF_F32, i < n: asserted */
 int32_t gguf_array_i32(const gguf_array *array, uint64_t i);    /* GGUF_I32 or GGUF_U32 */
 
-/* 64 hex digits: SHA-256 over all bytes before the tensor data, then of the first 4096 bytes of every tensor. */
+/* 64 hex digits: SHA-256 over all bytes before the tensor data (of every part), then of the first 4096 bytes of every
+ * tensor. */
 void gguf_fingerprint(const tmx_file *file, char hex[65]);
 
 #endif

@@ -1,5 +1,5 @@
-/* gguf_file.h - what is inside a tmx_file, for this room's files: gguf.c proves and fills it, gguf_values.c and
- * gguf_tensors.c read it. */
+/* gguf_file.h - what is inside a tmx_file, for this room's files: gguf.c proves and fills it, gguf_split.c joins several,
+ * gguf_values.c and gguf_tensors.c read it. */
 #ifndef TMX_GGUF_GGUF_FILE_H
 #define TMX_GGUF_GGUF_FILE_H
 
@@ -9,6 +9,7 @@ enum {
     N_VALUE_TYPES = GGUF_F64 + 1,
     NAME_SHOWN = 48,               /* bytes of a name that a message quotes */
     LABEL_BYTES = 64,              /* bytes of the path that begin a message, so that 255 hold the rest too */
+    MAX_TENSORS = 1 << 18,         /* of all parts together */
 };
 
 typedef struct value_kind {
@@ -50,9 +51,14 @@ struct tmx_file {
     gguf_key *keys;                /* [n_keys] in file order */
     gguf_tensor *tensors;          /* [n_tensors] in file order */
     gguf_names key_names, tensor_names;
+    tmx_file **parts;              /* [n_parts] of a split model: this file, the first, and those it owns; else NULL */
+    int32_t n_parts;               /* 1 unless split */
     char label[LABEL_BYTES + 1];   /* the path, or its end: how messages begin */
 };
 
+/* One file by itself, which may be a part. */
+tmx_status gguf_open_path(tmx_file **file, const char *path, tmx_error *err);
+int gguf_compare_names(const void *a, const void *b);                  /* of two gguf_name, for qsort: strcmp */
 int32_t gguf_names_find(const gguf_names *names, const char *text);    /* -1 if absent */
 
 #endif

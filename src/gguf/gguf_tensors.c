@@ -45,7 +45,7 @@ tmx_status tmx_file_tensor(const tmx_file *file, int32_t i, tmx_tensor_info *inf
     const block_format *format = block_format_find(t->type);
     *info = (tmx_tensor_info){
         .name = t->name, .type_name = format->name, .n_dims = t->n_dims,
-        .n_bytes = t->n_bytes, .offset_bytes = t->offset_bytes, .is_supported = format->to_f32 != NULL,
+        .n_bytes = t->n_bytes, .offset_bytes = t->offset_bytes, .part = t->part, .is_supported = format->to_f32 != NULL,
     };
     memcpy(info->shape, t->shape, sizeof info->shape);
     return TMX_OK;
@@ -63,6 +63,11 @@ static size_t first_not_finite(const float *x, size_t n)
     return i;
 }
 
+static const char *part_label(const tmx_file *file, const gguf_tensor *t)
+{
+    return t->part > 0 ? file->parts[t->part]->label : file->label;
+}
+
 static tmx_status check_tensor(const tmx_file *file, const gguf_tensor *t, const block_format *format, tmx_error *err)
 {
     float x[CHECK_ELEMENTS];
@@ -76,7 +81,7 @@ static tmx_status check_tensor(const tmx_file *file, const gguf_tensor *t, const
             const uint64_t block_begin = t->offset_bytes
                 + (uint64_t)(blocks - (const unsigned char *)t->data) + block_row_bytes(format, bad);
             return refuse(err, TMX_E_NUMERIC, "%s: tensor '%s' (%s): element %llu, block at byte %llu: %s",
-                          file->label, t->name, format->name, (unsigned long long)(at + bad),
+                          part_label(file, t), t->name, format->name, (unsigned long long)(at + bad),
                           (unsigned long long)block_begin, isnan(x[bad]) ? "NaN" : "infinity");
         }
         blocks += block_row_bytes(format, n);
@@ -95,7 +100,7 @@ tmx_status tmx_file_check_tensors(const tmx_file *file, tmx_error *err)
         else if (unchecked == NULL && (t->type < BLOCK_I8 || t->type > BLOCK_I64)) unchecked = t;
     }
     if (unchecked == NULL) return TMX_OK;
-    return refuse(err, TMX_E_UNSUPPORTED, "%s: tensor '%s': cannot look into type %s", file->label, unchecked->name,
+    return refuse(err, TMX_E_UNSUPPORTED, "%s: tensor '%s': cannot look into type %s", part_label(file, unchecked), unchecked->name,
                   block_format_find(unchecked->type)->name);
 }
 
@@ -104,6 +109,7 @@ void gguf_fingerprint(const tmx_file *file, char hex[65])
     sha256 s;
     sha256_init(&s);
     sha256_add(&s, file->data, file->data_begin);
+    for (int32_t k = 1; k < file->n_parts; k++) sha256_add(&s, file->parts[k]->data, file->parts[k]->data_begin);
     for (int32_t i = 0; i < file->n_tensors; i++) {
         const gguf_tensor *t = &file->tensors[i];
         sha256_add(&s, t->data, t->n_bytes < FINGERPRINT_SAMPLE ? (size_t)t->n_bytes : FINGERPRINT_SAMPLE);

@@ -23,16 +23,6 @@ static void copy_string(char *to, size_t size, gguf_string from)
     to[n] = '\0';
 }
 
-/* One part of a model that was cut into several files: the other tensors are elsewhere. */
-static tmx_status refuse_split(const tmx_file *file, tmx_error *err)
-{
-    uint32_t n_parts;
-    TRY(gguf_get_u32_or(file, "split.count", 1, &n_parts, err));
-    if (n_parts <= 1) return TMX_OK;
-    return refuse(err, TMX_E_UNSUPPORTED, "%s: split.count %u: a model split into several files is not supported; merge "
-                  "them into one", gguf_label(file), n_parts);
-}
-
 static tmx_status refuse_adapter(const tmx_file *file, tmx_error *err)
 {
     gguf_string type = { 0 };
@@ -114,7 +104,6 @@ static void free_tensors(model_tensors *t)
 /* Everything that can be known without packing: shape, tensors, extras.  The caller frees t, also after a failure. */
 static tmx_status read_tensors(const tmx_file *file, const tmx_model_params *params, model_tensors *t, tmx_error *err)
 {
-    TRY(refuse_split(file, err));
     TRY(refuse_adapter(file, err));
     TRY(find_family(file, &t->family, err));
     TRY(read_name(file, t->name, sizeof t->name, err));
