@@ -319,7 +319,8 @@ static void print_json(const inspect_options *o, const tmx_file *file, const ver
     json_text(&j, "reason", v->can_run ? NULL : v->why.text);
     if (v->can_run) json_model(&j, o, v);
     if (o->check_tensors) {
-        json_bool(&j, "tensors_are_finite", check->code == TMX_OK);
+        if (check->code == TMX_E_UNSUPPORTED) json_text(&j, "tensors_are_finite", NULL);     /* nobody knows */
+        else json_bool(&j, "tensors_are_finite", check->code == TMX_OK);
         json_text(&j, "check", check->code == TMX_OK ? NULL : check->text);
     }
     if (o->show_metadata) {

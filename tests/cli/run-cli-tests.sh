@@ -165,6 +165,14 @@ refused "eval: data missing"      2 "nowhere.jsonl: No such file"     eval -m x 
 refused "eval: page's folder"     2 "cannot be created"               eval -m x --tasks vt --html "$tmp/nowhere/p.html"
 refused "endless prompt"          2 "longer than 1 GiB"               run -m x -f /dev/zero
 
+refused "inspect: NaN"            2 "general.architecture"            inspect fuzz/corpus/gguf/seed-nan --check-tensors
+printed "inspect: NaN"            "^check .*tensor 'a' \(F32\): element 1, block at byte 68: NaN$"
+refused "inspect: NaN as JSON"    2 "general.architecture"            inspect fuzz/corpus/gguf/seed-nan --check-tensors --json
+printed "inspect: NaN as JSON"    '"tensors_are_finite": false'
+tail -c +3 fuzz/corpus/split/seed-good | head -c "$(od -An -tu2 -N2 fuzz/corpus/split/seed-good)" >"$tmp/m-00001-of-00002.gguf"
+refused "inspect: a part missing" 2 "part 2 of 2: .*m-00002-of-00002.gguf: cannot open" inspect "$tmp/m-00001-of-00002.gguf"
+cp "$tmp/m-00001-of-00002.gguf" "$tmp/part.gguf"
+refused "inspect: a part renamed" 2 "part 1 of 2 .*must end in -00001-of-00002.gguf" inspect "$tmp/part.gguf"
 timeout 60 "$tmx" run -m x -f - >"$tmp/out" 2>"$tmp/err" <&-; code=$?
 check "standard input closed" 2 "standard input: cannot be read"
 timeout 60 "$tmx" --help 2>"$tmp/err" >&-; code=$?
@@ -319,6 +327,29 @@ model_tests() {
     printed "inspect" '^can run +yes$'
     fine "inspect as JSON" inspect "$model" --json --tensors --metadata -c 100
     printed "inspect as JSON" '"can_run": true'
+    fine "inspect, checked" inspect "$model" --check-tensors
+    printed "inspect, checked" '^check +no NaN, no infinity$'
+    if command -v python3 >/dev/null; then
+        fine "inspect, all as JSON" inspect "$model" --json --tensors --metadata --check-tensors -c 100
+        python3 - "$tmp/out" >"$tmp/err" 2>&1 <<'PY'
+import json, os, sys
+d = json.load(open(sys.argv[1]))
+assert d["can_run"] is True and d["reason"] is None and d["tensors_are_finite"] is True and d["check"] is None
+assert d["architecture"] == "llama" and d["gguf_version"] == 3 and d["model"]["n_layers"] == 30 and d["memory"]["n_ctx"] == 100
+assert len(d["parts"]) == 1 and d["parts"][0]["n_bytes"] == d["n_bytes"] == os.path.getsize(d["path"])
+assert len(d["tensors"]) == d["n_tensors"] == d["parts"][0]["n_tensors"] and len(d["metadata"]) == d["n_keys"]
+for kind in d["tensor_types"]:
+    tensors = [t for t in d["tensors"] if t["type"] == kind["type"]]
+    assert len(tensors) == kind["n_tensors"] and sum(t["n_bytes"] for t in tensors) == kind["n_bytes"]
+ends = sorted((t["offset_bytes"], t["offset_bytes"] + t["n_bytes"]) for t in d["tensors"])
+assert all(a[1] <= b[0] for a, b in zip(ends, ends[1:])) and ends[-1][1] <= d["n_bytes"]
+PY
+        code=$?
+        check "inspect, all as JSON, holds together" 0 ""
+    else
+        n_skipped=$((n_skipped + 1))
+        echo "SKIPPED inspect as JSON: no python3"
+    fi
     refused "inspect: context too large" 1 "9000 tokens asked for, the model has 8192" inspect "$model" -c 9000
     head -c 1000000 "$model" >"$tmp/cut.gguf"
     refused "model cut short" 2 "cut.gguf" run -m "$tmp/cut.gguf" -p x
