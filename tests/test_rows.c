@@ -22,11 +22,13 @@ static const struct {
 } limits[] = {
     { "rmsnorm", 2.5e-7 },         /* 1.5e-7 */
     { "swiglu", 2.5e-7 },          /* 1.6e-7 */
+    { "geglu", 2.5e-7 },           /* 1.0e-7, relative to gate * up */
     { "rope", 1.5e-7 },            /* 8.3e-8 */
     { "rmsnorm_back", 3e-7 },      /* 1.6e-7, relative to the sizes of its terms */
+    { "geglu_back", 3e-6 },        /* 2.0e-6, relative to d_y up (1 + gate) at most: 1 - s has an error of 2^-25 */
     { "swiglu_back", 1.3e-6 },     /* 9.6e-7: 1 - s has an error of 2^-25, which gate (below 17 where it counts) multiplies */
 };
-enum { LIMIT_RMSNORM, LIMIT_SWIGLU, LIMIT_ROPE, LIMIT_RMSNORM_BACK, LIMIT_SWIGLU_BACK, N_LIMITS };
+enum { LIMIT_RMSNORM, LIMIT_SWIGLU, LIMIT_GEGLU, LIMIT_ROPE, LIMIT_RMSNORM_BACK, LIMIT_GEGLU_BACK, LIMIT_SWIGLU_BACK, N_LIMITS };
 static double worst[N_LIMITS];
 
 static const int32_t lengths[] = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 65, 127, 576, 1000, 4099 };
@@ -132,6 +134,55 @@ static void swiglu_matches_f64(void **state)
     }
 }
 
+/* 1 / (1 + exp(-2 t)), and t' */
+static double gelu_share(double g, double *steep)
+{
+    const double c = sqrt(2 / acos(-1));
+    *steep = c * (1 + 3 * 0.044715 * g * g);
+    return 1 / (1 + exp(-2 * c * (g + 0.044715 * g * g * g)));
+}
+
+static void geglu_and_its_derivative_match_f64(void **state)
+{
+    (void)state;
+    static float d_y[MAX_LENGTH], gate[MAX_LENGTH], up[MAX_LENGTH], wide[MAX_LENGTH], d_gate[MAX_LENGTH], d_up[MAX_LENGTH];
+    static const float scales[] = { 0.01f, 1, 6, 40 };
+    const uint64_t state_before = random_state;        /* the tests below keep the numbers they were measured with */
+    EACH_RUNG(ops) {
+        for (size_t l = 0; l < COUNT_OF(lengths); l++) {
+            const int32_t n = lengths[l];
+            fill(d_y, n, 0.1f);
+            fill(gate, n, scales[l % COUNT_OF(scales)]);
+            fill(up, n, 3.0f);
+            poison();
+            ops->geglu(gate, up, n, output.f32 + GUARD, TMX_TYPE_F32);
+            check_guards(n, sizeof(float));
+            memcpy(wide, output.f32 + GUARD, (size_t)n * sizeof *wide);
+            poison();
+            ops->geglu(gate, up, n, output.bf16 + GUARD, TMX_TYPE_BF16);
+            check_narrow(wide, n);
+            ops->geglu_back(d_y, gate, up, n, d_gate, d_up, TMX_TYPE_F32);
+            poison();
+            ops->geglu_back(d_y, gate, up, n, output.bf16 + GUARD, d_up, TMX_TYPE_BF16);
+            check_narrow(d_gate, n);
+            ops->geglu_back(d_y, gate, up, n, d_gate, d_up, TMX_TYPE_F32);
+            poison();
+            ops->geglu_back(d_y, gate, up, n, d_gate, output.bf16 + GUARD, TMX_TYPE_BF16);
+            check_narrow(d_up, n);
+            ops->geglu_back(d_y, gate, up, n, d_gate, d_up, TMX_TYPE_F32);
+            for (int32_t i = 0; i < n; i++) {
+                double steep;
+                const double g = (double)gate[i], u = (double)up[i], d = (double)d_y[i], s = gelu_share(g, &steep);
+                const double slope = 1 + 2 * g * (1 - s) * steep, size = 1 + fabs(2 * g * (1 - s) * steep);
+                judge(LIMIT_GEGLU, fabs((double)wide[i] - g * s * u) / fabs(g * u));
+                judge(LIMIT_GEGLU_BACK, fabs((double)d_gate[i] - d * u * s * slope) / fabs(d * u * fmin(size, 1 + fabs(g))));
+                judge(LIMIT_GEGLU_BACK, fabs((double)d_up[i] - d * g * s) / fabs(d * g));
+            }
+        }
+    }
+    random_state = state_before;
+}
+
 static void swiglu_bears_extremes(void **state)
 {
     (void)state;
@@ -140,6 +191,14 @@ static void swiglu_bears_extremes(void **state)
     float up[N], y[N];
     for (int i = 0; i < N; i++) up[i] = 2.0f;
     EACH_RUNG(ops) {
+        ops->geglu(gate, up, N, y, TMX_TYPE_F32);
+        for (int i = 0; i < N; i++) {
+            double steep;
+            const double g = (double)gate[i], expected = g < -1e9 ? 0 : 2.0 * g * gelu_share(g, &steep);
+            if (isnan(g)) assert_true(isnan(y[i]));
+            else if (isinf(expected)) assert_true((double)y[i] == expected);
+            else assert_true(fabs((double)y[i] - expected) <= 1e-6 * fabs(expected) + (g < -4 ? 1e-6 : 1e-44));
+        }
         ops->swiglu(gate, up, N, y, TMX_TYPE_F32);
         for (int i = 0; i < N; i++) {
             const double g = (double)gate[i], expected = 2.0 * g / (1.0 + exp(-g));
@@ -310,6 +369,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rmsnorm_matches_f64),
         cmocka_unit_test(swiglu_matches_f64),
+        cmocka_unit_test(geglu_and_its_derivative_match_f64),
         cmocka_unit_test(swiglu_bears_extremes),
         cmocka_unit_test(rmsnorm_back_matches_f64),
         cmocka_unit_test(swiglu_back_matches_f64),

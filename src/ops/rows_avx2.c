@@ -110,6 +110,25 @@ static void swiglu(const float *gate, const float *up, int32_t n, void *y, tmx_t
     }
 }
 
+/* 1 / (1 + exp(-2 t)); *square = g^2 */
+ALWAYS_INLINE __m256 gelu_share(__m256 g, __m256 *square)
+{
+    *square = _mm256_mul_ps(g, g);
+    const __m256 t = _mm256_mul_ps(g, _mm256_fmadd_ps(_mm256_set1_ps(GELU_B), *square, _mm256_set1_ps(GELU_A)));
+    const __m256 one = _mm256_set1_ps(1), e = exp_lanes(_mm256_sub_ps(_mm256_setzero_ps(), t));
+    return _mm256_div_ps(one, _mm256_add_ps(one, e));
+}
+
+static void geglu(const float *gate, const float *up, int32_t n, void *y, tmx_type y_type)
+{
+    for (int32_t i = 0; i < n; i += LANES) {
+        const int32_t n_lanes = lanes_left(n - i);
+        const __m256 g = load(gate + i, n_lanes);
+        __m256 square;
+        store(y, i, _mm256_mul_ps(_mm256_mul_ps(g, gelu_share(g, &square)), load(up + i, n_lanes)), n_lanes, y_type);
+    }
+}
+
 static void rope_halves(const float *x, const float *cos_row, const float *sin_row, int32_t n_pairs,
                         void *y, tmx_type y_type)
 {
@@ -184,7 +203,22 @@ static void swiglu_back(const float *d_y, const float *gate, const float *up, in
     }
 }
 
+static void geglu_back(const float *d_y, const float *gate, const float *up, int32_t n, void *d_gate, void *d_up,
+                       tmx_type d_type)
+{
+    const __m256 one = _mm256_set1_ps(1);
+    for (int32_t i = 0; i < n; i += LANES) {
+        const int32_t n_lanes = lanes_left(n - i);
+        __m256 square;
+        const __m256 g = load(gate + i, n_lanes), s = gelu_share(g, &square), d_s = _mm256_mul_ps(load(d_y + i, n_lanes), s);
+        const __m256 steep = _mm256_fmadd_ps(_mm256_set1_ps(3 * GELU_B), square, _mm256_set1_ps(GELU_A));
+        const __m256 slope = _mm256_fmadd_ps(_mm256_mul_ps(g, _mm256_sub_ps(one, s)), steep, one);
+        store(d_gate, i, _mm256_mul_ps(_mm256_mul_ps(d_s, load(up + i, n_lanes)), slope), n_lanes, d_type);
+        store(d_up, i, _mm256_mul_ps(d_s, g), n_lanes, d_type);
+    }
+}
+
 const row_ops row_ops_avx2 = {
-    .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert,
-    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back,
+    .rmsnorm = rmsnorm, .swiglu = swiglu, .geglu = geglu, .rope = rope, .convert = convert,
+    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back, .geglu_back = geglu_back,
 };

@@ -84,6 +84,25 @@ static void swiglu(const float *gate, const float *up, int32_t n, void *y, tmx_t
     }
 }
 
+/* 1 / (1 + exp(-2 t)); *square = g^2 */
+ALWAYS_INLINE __m512 gelu_share(__m512 g, __m512 *square)
+{
+    *square = _mm512_mul_ps(g, g);
+    const __m512 t = _mm512_mul_ps(g, _mm512_fmadd_ps(_mm512_set1_ps(GELU_B), *square, _mm512_set1_ps(GELU_A)));
+    const __m512 one = _mm512_set1_ps(1), e = exp_lanes(_mm512_sub_ps(_mm512_setzero_ps(), t));
+    return _mm512_div_ps(one, _mm512_add_ps(one, e));
+}
+
+static void geglu(const float *gate, const float *up, int32_t n, void *y, tmx_type y_type)
+{
+    for (int32_t i = 0; i < n; i += LANES) {
+        const __mmask16 mask = lanes_left(n - i);
+        const __m512 g = load(gate + i, mask);
+        __m512 square;
+        store(y, i, _mm512_mul_ps(_mm512_mul_ps(g, gelu_share(g, &square)), load(up + i, mask)), mask, y_type);
+    }
+}
+
 static void rope_halves(const float *x, const float *cos_row, const float *sin_row, int32_t n_pairs,
                         void *y, tmx_type y_type)
 {
@@ -160,7 +179,22 @@ static void swiglu_back(const float *d_y, const float *gate, const float *up, in
     }
 }
 
+static void geglu_back(const float *d_y, const float *gate, const float *up, int32_t n, void *d_gate, void *d_up,
+                       tmx_type d_type)
+{
+    const __m512 one = _mm512_set1_ps(1);
+    for (int32_t i = 0; i < n; i += LANES) {
+        const __mmask16 mask = lanes_left(n - i);
+        __m512 square;
+        const __m512 g = load(gate + i, mask), s = gelu_share(g, &square), d_s = _mm512_mul_ps(load(d_y + i, mask), s);
+        const __m512 steep = _mm512_fmadd_ps(_mm512_set1_ps(3 * GELU_B), square, _mm512_set1_ps(GELU_A));
+        const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(g, _mm512_sub_ps(one, s)), steep, one);
+        store(d_gate, i, _mm512_mul_ps(_mm512_mul_ps(d_s, load(up + i, mask)), slope), mask, d_type);
+        store(d_up, i, _mm512_mul_ps(d_s, g), mask, d_type);
+    }
+}
+
 const row_ops row_ops_avx512 = {
-    .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert,
-    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back,
+    .rmsnorm = rmsnorm, .swiglu = swiglu, .geglu = geglu, .rope = rope, .convert = convert,
+    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back, .geglu_back = geglu_back,
 };

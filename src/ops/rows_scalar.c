@@ -28,6 +28,14 @@ static void swiglu(const float *gate, const float *up, int32_t n, void *y, tmx_t
     for (int32_t i = 0; i < n; i++) store(y, i, gate[i] / (1.0f + expf(-gate[i])) * up[i], y_type);
 }
 
+/* 1 / (1 + exp(-2 t)) */
+static float gelu_share(float g) { return 1.0f / (1.0f + expf(-g * (GELU_A + GELU_B * g * g))); }
+
+static void geglu(const float *gate, const float *up, int32_t n, void *y, tmx_type y_type)
+{
+    for (int32_t i = 0; i < n; i++) store(y, i, gate[i] * gelu_share(gate[i]) * up[i], y_type);
+}
+
 static void rope(const float *x, const float *cos_row, const float *sin_row, int32_t n_rot, int32_t head_dim,
                  rope_style style, void *y, tmx_type y_type)
 {
@@ -63,7 +71,17 @@ static void swiglu_back(const float *d_y, const float *gate, const float *up, in
     }
 }
 
+static void geglu_back(const float *d_y, const float *gate, const float *up, int32_t n, void *d_gate, void *d_up,
+                       tmx_type d_type)
+{
+    for (int32_t i = 0; i < n; i++) {
+        const float g = gate[i], s = gelu_share(g), d_s = d_y[i] * s;
+        store(d_gate, i, d_s * up[i] * (1.0f + g * (1.0f - s) * (GELU_A + 3 * GELU_B * g * g)), d_type);
+        store(d_up, i, d_s * g, d_type);
+    }
+}
+
 const row_ops row_ops_scalar = {
-    .rmsnorm = rmsnorm, .swiglu = swiglu, .rope = rope, .convert = convert,
-    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back,
+    .rmsnorm = rmsnorm, .swiglu = swiglu, .geglu = geglu, .rope = rope, .convert = convert,
+    .rmsnorm_back = rmsnorm_back, .swiglu_back = swiglu_back, .geglu_back = geglu_back,
 };
