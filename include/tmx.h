@@ -172,7 +172,13 @@ typedef struct tmx_model_info {
                                               lifts the limit */
     int32_t n_loras;
     uint64_t n_merged;                     /* weights of tensors that adapters change; they get a copy in memory */
+    int32_t n_window;                      /* what the model's own sliding-window layers see, the token itself counted;
+                                              0: there are none */
+    int32_t window_period;                 /* layer l has no window where (l + 1) % window_period == 0; 0: all have it */
 } tmx_model_info;
+
+/* Has the layer a sliding window of the model's own?  A plan cannot change such a layer. */
+TMX_API bool tmx_model_layer_has_window(const tmx_model_info *info, int32_t layer);
 
 typedef struct tmx_model tmx_model;
 
@@ -266,6 +272,7 @@ typedef struct tmx_plan tmx_plan;
 /* From a command-line spec, for a model of info->n_layers layers:
  *   "dense" | "triangle" (all layers) | "triangle:16-31" | "triangle:5,7,10,15-35" | "streaming:..." | "preset:NAME"
  *   | anything else: the path of a plan file.
+ * Layers with a sliding window of the model's own keep it: "all layers" leaves them out, and naming one is TMX_E_ARG.
  * TMX_E_ARG (a bad spec, a layer out of range or named twice), TMX_E_IO, TMX_E_FORMAT (file; line and column),
  * TMX_E_UNSUPPORTED (plan or preset of another model). */
 TMX_API tmx_status tmx_plan_parse(tmx_plan **plan, const char *spec, const tmx_model_info *info, tmx_error *err);
@@ -274,6 +281,8 @@ TMX_API tmx_status tmx_plan_save(const tmx_plan *plan, const char *path, tmx_err
 TMX_API void tmx_plan_free(tmx_plan *plan);
 TMX_API int32_t tmx_plan_n_layers(const tmx_plan *plan);
 TMX_API const tmx_pattern *tmx_plan_layer(const tmx_plan *plan, int32_t layer);   /* NULL if out of range */
+/* The window of a layer that has one of the model's own, whatever the plan: tmx_plan_layer says dense there.  Else 0. */
+TMX_API int32_t tmx_plan_own_window(const tmx_plan *plan, int32_t layer);
 /* Sizes of every non-dense layer; TMX_E_ARG unless n_sink >= 0, n_window >= 1, n_last >= 0. -1 keeps a value. */
 TMX_API tmx_status tmx_plan_set_sizes(tmx_plan *plan, int32_t n_sink, int32_t n_window, int32_t n_last, tmx_error *err);
 TMX_API const char *tmx_plan_note(const tmx_plan *plan);          /* how it was chosen; "" if unknown */

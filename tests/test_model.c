@@ -213,24 +213,29 @@ static void hyper_parameters_are_checked(void **state)
         { AS_U32(N_ROT, 10), TMX_E_FORMAT, N_ROT " is 10, expected an even number up to head_dim 8" },
         { AS_U32(N_ROT, 4), TMX_OK, "" },
         { AS_U32("llama.expert_count", 8), TMX_E_UNSUPPORTED,
-          "llama.expert_count 8: mixture of experts is not supported" },
+          "llama.expert_count 8: mixture of experts is not supported in this family" },
         { AS_U32("llama.expert_count", 0), TMX_OK, "" },
-        { AS_U32("llama.attention.sliding_window", 512), TMX_E_UNSUPPORTED,
-          "llama.attention.sliding_window 512: a model with its own sliding window is not supported" },
+        { AS_U32("llama.attention.sliding_window", 512), TMX_OK, "" },
+        { AS_TEXT("llama.attention.sliding_window", "512"), TMX_E_FORMAT,
+          "key 'llama.attention.sliding_window': type string, expected u32" },
         { AS_U32("llama.attention.sliding_window", TINY_CTX), TMX_OK, "" },
-        { AS_TEXT("llama.rope.scaling.type", "linear"), TMX_E_UNSUPPORTED,
-          "llama.rope.scaling.type 'linear': RoPE scaling is not supported" },
+        { AS_TEXT("llama.rope.scaling.type", "linear"), TMX_OK, "" },
+        { AS_TEXT("llama.rope.scaling.type", "yarn"), TMX_OK, "" },
+        { AS_TEXT("llama.rope.scaling.type", "longrope"), TMX_E_UNSUPPORTED,
+          "llama.rope.scaling.type 'longrope': this RoPE scaling is not supported (supported: none, linear, yarn, longrope with "
+          "its factors)" },
         { AS_TEXT("llama.rope.scaling.type", ""), TMX_E_UNSUPPORTED,
-          "llama.rope.scaling.type '': RoPE scaling is not supported" },
+          "llama.rope.scaling.type '': this RoPE scaling is not supported (supported: none, linear, yarn, longrope with its "
+          "factors)" },
         { AS_U32("llama.rope.scaling.type", 0), TMX_E_FORMAT,
           "key 'llama.rope.scaling.type': type u32, expected string" },
         { AS_TEXT("llama.rope.scaling.type", "none"), TMX_OK, "" },
-        { AS_F32("llama.rope.scaling.factor", 4), TMX_E_UNSUPPORTED,
-          "llama.rope.scaling.factor 4: RoPE scaling is not supported" },
-        { AS_F32("llama.rope.scale_linear", 2), TMX_E_UNSUPPORTED,
-          "llama.rope.scale_linear 2: RoPE scaling is not supported" },
-        { AS_F32("llama.rope.scale_linear", (double)NAN), TMX_E_UNSUPPORTED,
-          "llama.rope.scale_linear nan: RoPE scaling is not supported" },
+        { AS_F32("llama.rope.scaling.factor", 4), TMX_OK, "" },
+        { AS_F32("llama.rope.scaling.factor", 0), TMX_E_FORMAT, "llama.rope.scaling.factor is 0, expected a positive number" },
+        { AS_F32("llama.rope.scale_linear", 2), TMX_OK, "" },
+        { AS_F32("llama.rope.scale_linear", -2), TMX_E_FORMAT, "llama.rope.scale_linear is -2, expected a positive number" },
+        { AS_F32("llama.rope.scale_linear", (double)NAN), TMX_E_FORMAT,
+          "llama.rope.scale_linear is nan, expected a positive number" },
         { AS_F32("llama.rope.scale_linear", 1), TMX_OK, "" },
         { AS_U32("general.name", 1), TMX_E_FORMAT, "key 'general.name': type u32, expected string" },
         { NONE("general.name"), TMX_OK, "" },
@@ -248,16 +253,23 @@ static void architectures_are_checked(void **state)
 {
     (void)state;
     static const lie lies[] = {
-        { AS_TEXT("general.architecture", "qwen2"), TMX_E_UNSUPPORTED,
-          "architecture 'qwen2' is not supported (supported: llama)" },
-        { AS_TEXT("general.architecture", "gemma3"), TMX_E_UNSUPPORTED,
-          "architecture 'gemma3' is not supported (supported: llama)" },
+        { AS_TEXT("general.architecture", "deepseek2"), TMX_E_UNSUPPORTED,
+          "architecture 'deepseek2' is not supported: it needs multi-head latent attention (MLA)" },
+        { AS_TEXT("general.architecture", "mamba"), TMX_E_UNSUPPORTED,
+          "architecture 'mamba' is not supported: it needs state-space or other recurrent layers" },
+        { AS_TEXT("general.architecture", "lfm2moe"), TMX_E_UNSUPPORTED,
+          "architecture 'lfm2moe' is not supported: it needs state-space or other recurrent layers" },
+        { AS_TEXT("general.architecture", "clip"), TMX_E_UNSUPPORTED,
+          "architecture 'clip' is not supported: it needs image or sound input" },
+        { AS_TEXT("general.architecture", "jais"), TMX_E_UNSUPPORTED,
+          "architecture 'jais' is not supported: it needs learned positions or ALiBi instead of RoPE" },
+        { AS_TEXT("general.architecture", "qwen2"), TMX_E_FORMAT, "key 'qwen2.block_count' is missing" },
         { AS_TEXT("general.architecture", "llam"), TMX_E_UNSUPPORTED,
-          "architecture 'llam' is not supported (supported: llama)" },
+          "architecture 'llam' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)" },
         { AS_TEXT("general.architecture", ""), TMX_E_UNSUPPORTED,
-          "architecture '' is not supported (supported: llama)" },
+          "architecture '' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)" },
         { AS_TEXT("general.architecture", "\033[2J\n%s"), TMX_E_UNSUPPORTED,
-          "architecture '?[2J?%s' is not supported (supported: llama)" },
+          "architecture '?[2J?%s' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)" },
         { AS_U32("general.architecture", 1), TMX_E_FORMAT, "key 'general.architecture': type u32, expected string" },
         { NONE("general.architecture"), TMX_E_FORMAT, "key 'general.architecture' is missing" },
     };
@@ -266,7 +278,7 @@ static void architectures_are_checked(void **state)
     char *name = malloc(LONG + 1), text[128];
     memset(name, 'x', LONG);
     name[LONG] = '\0';
-    snprintf(text, sizeof text, "architecture '%.47s' is not supported (supported: llama)", name);
+    snprintf(text, sizeof text, "architecture '%.47s' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)", name);
     expect_part(&(part)AS_TEXT("general.architecture", name), TMX_E_UNSUPPORTED, text);
     free(name);
 }

@@ -271,6 +271,15 @@ static void swiglu_back_matches_f64(void **state)
     }
 }
 
+static void plain_angles(int32_t position, float base, int32_t n_rot, const float *divisor, float *cos_row, float *sin_row)
+{
+    float frequency[MAX_LENGTH];
+    for (int32_t i = 0; i < n_rot / 2; i++) {
+        frequency[i] = (float)(1.0 / pow((double)base, 2.0 * i / n_rot)) / (divisor != NULL ? divisor[i] : 1.0f);
+    }
+    rope_angles(position, &(rope_table){ .frequency = frequency, .n_pairs = n_rot / 2, .factor = 1 }, cos_row, sin_row);
+}
+
 static void rope_matches_f64(void **state)
 {
     (void)state;
@@ -285,7 +294,7 @@ static void rope_matches_f64(void **state)
             const int32_t n_rot = heads[h / 2][0], head_dim = heads[h / 2][1], n_pairs = n_rot / 2;
             const rope_style style = h % 2 == 0 ? ROPE_INTERLEAVED : ROPE_HALF_SPLIT;
             fill(x, head_dim, 4.0f);
-            rope_angles(12345 + (int32_t)h, 10000.0f, n_rot, NULL, cos_row, sin_row);
+            plain_angles(12345 + (int32_t)h, 10000.0f, n_rot, NULL, cos_row, sin_row);
             poison();
             ops->rope(x, cos_row, sin_row, n_rot, head_dim, style, output.f32 + GUARD, TMX_TYPE_F32);
             check_guards(head_dim, sizeof(float));
@@ -338,11 +347,11 @@ static void angles_follow_the_training_code(void **state)
 {
     (void)state;
     float cos_row[32], sin_row[32], divisor[32];
-    rope_angles(0, 10000.0f, 64, NULL, cos_row, sin_row);
+    plain_angles(0, 10000.0f, 64, NULL, cos_row, sin_row);
     for (int i = 0; i < 32; i++) assert_true(cos_row[i] == 1.0f && sin_row[i] == 0.0f);
     for (int i = 0; i < 32; i++) divisor[i] = i < 16 ? 1.0f : 8.0f;
     for (int with_divisor = 0; with_divisor < 2; with_divisor++) {
-        rope_angles(100003, 500000.0f, 64, with_divisor != 0 ? divisor : NULL, cos_row, sin_row);
+        plain_angles(100003, 500000.0f, 64, with_divisor != 0 ? divisor : NULL, cos_row, sin_row);
         for (int i = 0; i < 32; i++) {
             const float inv_freq = (float)pow(500000.0, -i / 32.0) / (with_divisor != 0 ? divisor[i] : 1.0f);
             const float angle = 100003.0f * inv_freq;
@@ -351,8 +360,10 @@ static void angles_follow_the_training_code(void **state)
             assert_true(fabs((double)sin_row[i] - sin((double)angle)) <= 1e-7 + 1.2e-7 * (double)angle);
         }
     }
-    rope_angles(7, 10000.0f, 2, NULL, cos_row, sin_row);
+    plain_angles(7, 10000.0f, 2, NULL, cos_row, sin_row);
     assert_true(cos_row[0] == (float)cos(7.0) && sin_row[0] == (float)sin(7.0));
+    rope_angles(7, &(rope_table){ .frequency = (const float[]){ 1 }, .n_pairs = 1, .factor = 1.5f }, cos_row, sin_row);
+    assert_true(cos_row[0] == 1.5f * (float)cos(7.0) && sin_row[0] == 1.5f * (float)sin(7.0));
 }
 
 static int report(void **state)

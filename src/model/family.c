@@ -2,11 +2,14 @@
 
 #include "gguf/blocks.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 
 /* Far above every model there is; small enough that no product of two of them overflows 64 bits. */
-enum { MAX_LAYERS = 1024, MAX_EMBD = 1 << 18, MAX_HEADS = 1024, MAX_HEAD_DIM = 512, MAX_FF = 1 << 20, MAX_CTX = 1 << 27 };
+enum { MAX_LAYERS = 1024, MAX_EMBD = 1 << 18, MAX_HEADS = 1024, MAX_HEAD_DIM = 2 * ROPE_MAX_PAIRS, MAX_FF = 1 << 20, MAX_CTX = 1 << 27 };
+#define ROPE_DIVISORS_SHORT "rope_factors_short.weight"
+#define ROPE_DIVISORS_LONG "rope_factors_long.weight"
 enum { VECTOR = 0 };               /* n_out of a tensor with one axis; a matrix of one row has two */
 
 typedef struct key_reader {
@@ -52,6 +55,16 @@ static tmx_status read_positive(const key_reader *r, const char *suffix, float f
     return TMX_OK;
 }
 
+static tmx_status refuse_experts(const key_reader *r)
+{
+    char key[96];
+    uint32_t n_experts;
+    TRY(gguf_get_u32_or(r->file, key_name(r, "expert_count", key), 0, &n_experts, r->err));
+    if (n_experts == 0) return TMX_OK;
+    return refuse(r->err, TMX_E_UNSUPPORTED, "%s: %s %u: mixture of experts is not supported in this family",
+                  gguf_label(r->file), key, n_experts);
+}
+
 tmx_status family_read_common(const tmx_file *file, const char *architecture, model_shape *s, tmx_error *err)
 {
     const key_reader r = { .file = file, .architecture = architecture, .err = err };
@@ -80,7 +93,27 @@ tmx_status family_read_common(const tmx_file *file, const char *architecture, mo
         return refuse(err, TMX_E_FORMAT, "%s: %s.rope.dimension_count is %d, expected an even number up to head_dim %d",
                       path, architecture, s->n_rot, s->head_dim);
     }
+    const bool has_divisors = gguf_tensor_find(file, ROPE_DIVISORS_LONG) != NULL;
+    TRY(rope_scaling_read(file, architecture, s->n_ctx_train, has_divisors, &s->scaling, err));
+    return refuse_experts(&r);
+}
+
+tmx_status family_read_window(const tmx_file *file, const char *architecture, model_shape *s, tmx_error *err)
+{
+    const key_reader r = { .file = file, .architecture = architecture, .err = err };
+    char key[96];
+    uint32_t n_window;
+    TRY(gguf_get_u32_or(file, key_name(&r, "attention.sliding_window", key), 0, &n_window, err));
+    if (n_window < (uint32_t)s->n_ctx_train) s->n_window = (int32_t)n_window;
     return TMX_OK;
+}
+
+tmx_status family_refuse_window(const tmx_file *file, const char *architecture, model_shape *s, tmx_error *err)
+{
+    TRY(family_read_window(file, architecture, s, err));
+    if (s->n_window == 0) return TMX_OK;
+    return refuse(err, TMX_E_UNSUPPORTED, "%s: %s.attention.sliding_window %d: a sliding window is not supported in this family",
+                  gguf_label(file), architecture, s->n_window);
 }
 
 void tensor_shape_text(char text[64], int32_t n_dims, const int64_t *shape)
@@ -118,13 +151,59 @@ tmx_status family_find_layer(const tmx_file *file, model_tensors *t, int32_t lay
                              int64_t n_out, int64_t n_in, const gguf_tensor **tensor, tmx_error *err)
 {
     char full[64];
-    snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
+    snprintf(full, sizeof full, "blk.%d.%s", layer, name);
     return find_tensor(file, t, full, n_out, n_in, tensor, err);
+}
+
+tmx_status family_find_attention(const tmx_file *file, model_tensors *t, int32_t l, tmx_error *err)
+{
+    const model_shape *s = &t->shape;
+    const int64_t n_q = (int64_t)s->n_heads * s->head_dim, n_kv = (int64_t)s->n_kv_heads * s->head_dim;
+    layer_tensors *layer = &t->layers[l];
+    TRY(family_find_layer(file, t, l, "attn_norm.weight", VECTOR, s->n_embd, &layer->attn_norm, err));
+    TRY(family_find_layer(file, t, l, "attn_q.weight", n_q, s->n_embd, &layer->q, err));
+    TRY(family_find_layer(file, t, l, "attn_k.weight", n_kv, s->n_embd, &layer->k, err));
+    TRY(family_find_layer(file, t, l, "attn_v.weight", n_kv, s->n_embd, &layer->v, err));
+    TRY(family_find_layer(file, t, l, "attn_output.weight", s->n_embd, n_q, &layer->attn_output, err));
+    return family_find_layer(file, t, l, "ffn_norm.weight", VECTOR, s->n_embd, &layer->ffn_norm, err);
+}
+
+tmx_status family_find_ffn(const tmx_file *file, model_tensors *t, int32_t l, tmx_error *err)
+{
+    const model_shape *s = &t->shape;
+    layer_tensors *layer = &t->layers[l];
+    TRY(family_find_layer(file, t, l, "ffn_gate.weight", s->n_ff, s->n_embd, &layer->gate, err));
+    TRY(family_find_layer(file, t, l, "ffn_up.weight", s->n_ff, s->n_embd, &layer->up, err));
+    return family_find_layer(file, t, l, "ffn_down.weight", s->n_embd, s->n_ff, &layer->down, err);
+}
+
+tmx_status family_find_head_norms(const tmx_file *file, model_tensors *t, int32_t l, tmx_error *err)
+{
+    TRY(family_find_layer(file, t, l, "attn_q_norm.weight", VECTOR, t->shape.head_dim, &t->layers[l].q_norm, err));
+    return family_find_layer(file, t, l, "attn_k_norm.weight", VECTOR, t->shape.head_dim, &t->layers[l].k_norm, err);
+}
+
+const gguf_tensor *family_take_rows(model_tensors *t, const gguf_tensor *whole, int64_t begin, int64_t n)
+{
+    assert(t->n_parts < PARTS_PER_LAYER * t->shape.n_layers && begin + n <= whole->shape[0]);
+    tensor_rows *part = &t->parts[t->n_parts++];
+    *part = (tensor_rows){ .rows = *whole, .whole = whole, .begin = begin };
+    part->rows.shape[0] = n;
+    tensor_rows_follow(part);
+    return &part->rows;
+}
+
+void tensor_rows_follow(tensor_rows *part)
+{
+    const size_t row_bytes = block_row_bytes(block_format_find(part->whole->type), (size_t)part->whole->shape[1]);
+    part->rows.type = part->whole->type;
+    part->rows.n_bytes = (uint64_t)part->rows.shape[0] * row_bytes;
+    part->rows.data = (const char *)part->whole->data + (size_t)part->begin * row_bytes;
 }
 
 static tmx_status check_divisors(const tmx_file *file, const gguf_tensor *tensor, int32_t n, tmx_error *err)
 {
-    float divisors[MAX_HEAD_DIM / 2];
+    float divisors[ROPE_MAX_PAIRS];
     block_format_find(tensor->type)->to_f32(tensor->data, divisors, (size_t)n);
     for (int32_t i = 0; i < n; i++) {
         if (isfinite(divisors[i]) && divisors[i] > 0) continue;
@@ -132,6 +211,13 @@ static tmx_status check_divisors(const tmx_file *file, const gguf_tensor *tensor
                       tensor->name, i, (double)divisors[i]);
     }
     return TMX_OK;
+}
+
+static tmx_status find_divisors(const tmx_file *file, model_tensors *t, const char *name, const gguf_tensor **found, tmx_error *err)
+{
+    if (gguf_tensor_find(file, name) == NULL) return TMX_OK;
+    TRY(find_tensor(file, t, name, VECTOR, t->shape.n_rot / 2, found, err));
+    return check_divisors(file, *found, t->shape.n_rot / 2, err);
 }
 
 tmx_status family_find_ends(const tmx_file *file, model_tensors *t, tmx_error *err)
@@ -143,9 +229,9 @@ tmx_status family_find_ends(const tmx_file *file, model_tensors *t, tmx_error *e
     if (gguf_tensor_find(file, "output.weight") != NULL) {
         TRY(find_tensor(file, t, "output.weight", s->n_vocab, s->n_embd, &t->lm_head, err));
     }
-    if (gguf_tensor_find(file, "rope_freqs.weight") != NULL) {
-        TRY(find_tensor(file, t, "rope_freqs.weight", VECTOR, s->n_rot / 2, &t->rope_freqs, err));
-        TRY(check_divisors(file, t->rope_freqs, s->n_rot / 2, err));
-    }
-    return TMX_OK;
+    if (s->scaling.kind != ROPE_LONG) return find_divisors(file, t, "rope_freqs.weight", &t->rope_freqs, err);
+    TRY(find_divisors(file, t, ROPE_DIVISORS_SHORT, &t->rope_freqs, err));
+    TRY(find_divisors(file, t, ROPE_DIVISORS_LONG, &t->rope_freqs_long, err));
+    if (t->rope_freqs != NULL) return TMX_OK;
+    return refuse(err, TMX_E_FORMAT, "%s: tensor " ROPE_DIVISORS_LONG " has no " ROPE_DIVISORS_SHORT " beside it", gguf_label(file));
 }

@@ -13,9 +13,6 @@
 
 enum { MAX_CTX = 1 << 27 };        /* tokens of a session whose RoPE base lifts the model's own limit */
 
-static const model_family *const families[] = { &model_family_llama };
-enum { N_FAMILIES = sizeof families / sizeof families[0] };
-
 static void copy_string(char *to, size_t size, gguf_string from)
 {
     const size_t n = from.n_bytes < size - 1 ? from.n_bytes : size - 1;
@@ -39,21 +36,6 @@ static tmx_status read_name(const tmx_file *file, char *name, size_t size, tmx_e
     TRY(gguf_get_string(file, "general.name", &text, err));
     copy_string(name, size, text);
     return TMX_OK;
-}
-
-static tmx_status find_family(const tmx_file *file, const model_family **family, tmx_error *err)
-{
-    gguf_string name;
-    TRY(gguf_get_string(file, "general.architecture", &name, err));
-    for (int i = 0; i < N_FAMILIES; i++) {
-        if (strlen(families[i]->architecture) != name.n_bytes) continue;
-        if (memcmp(families[i]->architecture, name.data, name.n_bytes) != 0) continue;
-        *family = families[i];
-        return TMX_OK;
-    }
-    char text[48];
-    copy_string(text, sizeof text, name);
-    return refuse(err, TMX_E_UNSUPPORTED, "%s: architecture '%s' is not supported (supported: llama)", gguf_label(file), text);
 }
 
 static tmx_status read_n_vocab(const tmx_file *file, int32_t *n_vocab, tmx_error *err)
@@ -99,13 +81,14 @@ static void free_tensors(model_tensors *t)
 {
     mem_free(t->is_used);
     mem_free(t->layers);
+    mem_free(t->parts);
 }
 
 /* Everything that can be known without packing: shape, tensors, extras.  The caller frees t, also after a failure. */
 static tmx_status read_tensors(const tmx_file *file, const tmx_model_params *params, model_tensors *t, tmx_error *err)
 {
     TRY(refuse_adapter(file, err));
-    TRY(find_family(file, &t->family, err));
+    TRY(model_family_find(file, &t->family, err));
     TRY(read_name(file, t->name, sizeof t->name, err));
     TRY(t->family->read_shape(file, &t->shape, err));
     t->file_rope_freq_base = t->shape.rope_freq_base;
@@ -117,7 +100,8 @@ static tmx_status read_tensors(const tmx_file *file, const tmx_model_params *par
     }
     t->layers = mem_alloc((size_t)n_layers, sizeof *t->layers);
     t->is_used = mem_alloc((size_t)n_tensors, sizeof *t->is_used);
-    if (t->layers == NULL || t->is_used == NULL) {
+    if (t->family->is_fused) t->parts = mem_alloc((size_t)n_layers * PARTS_PER_LAYER, sizeof *t->parts);
+    if (t->layers == NULL || t->is_used == NULL || (t->parts == NULL && t->family->is_fused)) {
         return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", gguf_label(file), n_layers);
     }
     TRY(t->family->find_tensors(file, t, err));
@@ -149,6 +133,8 @@ static void fill_info(tmx_model_info *info, const model_shape *s, const tmx_file
     info->n_ctx_train = s->n_ctx_train;
     info->rope_freq_base = s->rope_freq_base;
     info->rms_eps = s->rms_eps;
+    info->n_window = s->n_window;
+    info->window_period = s->window_period;
     info->n_params = count_params(file);
     info->n_ctx_max = params->rope_freq_base > 0 ? MAX_CTX : s->n_ctx_train;
     info->n_loras = params->n_loras;
@@ -192,31 +178,80 @@ static void fingerprint(tmx_model *m, const lora_set *loras)
     sha256_hex(&hash, m->fingerprint);
 }
 
-/* Norm weights are small and read for every row: expanded to f32 once. */
-static tmx_status expand_norms(tmx_model *m, tmx_error *err)
+/* ---------------------------------------------------------------- norms, biases, RoPE tables: small, f32, made once */
+
+typedef struct vectors {
+    float *at;                     /* NULL: only count */
+    size_t n;
+} vectors;
+
+static const float *take(vectors *v, const gguf_tensor *t, size_t n)
+{
+    if (t == NULL) return NULL;
+    float *at = v->at == NULL ? NULL : v->at + v->n;
+    if (at != NULL) block_format_find(t->type)->to_f32(t->data, at, n);
+    v->n += n;
+    return at;
+}
+
+static const float *take_bias(vectors *v, const layer_tensors *t, size_t n_q, size_t n_kv)
+{
+    const float *q = take(v, t->bias[0], n_q);
+    take(v, t->bias[1], n_kv);
+    take(v, t->bias[2], n_kv);
+    return q;
+}
+
+static rope_table take_rope(vectors *v, const model_shape *s, float base, const rope_scaling *scaling, const gguf_tensor *divisors)
+{
+    float divisor[ROPE_MAX_PAIRS];
+    const size_t n_pairs = (size_t)s->n_rot / 2;
+    if (divisors != NULL) block_format_find(divisors->type)->to_f32(divisors->data, divisor, n_pairs);
+    float *at = v->at == NULL ? NULL : v->at + v->n;
+    if (at != NULL) rope_frequencies(base, s->n_rot, scaling, divisors != NULL ? divisor : NULL, at);
+    v->n += n_pairs;
+    return (rope_table){ .frequency = at, .n_pairs = s->n_rot / 2, .factor = scaling->attention_factor };
+}
+
+static void take_vectors(tmx_model *m, vectors *v)
+{
+    static const rope_scaling unscaled = { .factor = 1, .attention_factor = 1 };
+    const model_tensors *t = &m->tensors;
+    const model_shape *s = &t->shape;
+    const size_t n_embd = (size_t)s->n_embd, head_dim = (size_t)s->head_dim;
+    for (int32_t l = 0; l < s->n_layers; l++) {
+        model_layer *layer = &m->layers[l];
+        const layer_tensors *from = &t->layers[l];
+        layer->attn_norm = take(v, from->attn_norm, n_embd);
+        layer->ffn_norm = take(v, from->ffn_norm, n_embd);
+        layer->attn_branch_norm = take(v, from->attn_branch_norm, n_embd);
+        layer->ffn_branch_norm = take(v, from->ffn_branch_norm, n_embd);
+        layer->q_norm = take(v, from->q_norm, head_dim);
+        layer->k_norm = take(v, from->k_norm, head_dim);
+        layer->bias = take_bias(v, from, (size_t)s->n_heads * head_dim, (size_t)s->n_kv_heads * head_dim);
+    }
+    m->output_norm = take(v, t->output_norm, n_embd);
+    m->rope = m->rope_long = m->rope_window = take_rope(v, s, s->rope_freq_base, &s->scaling, t->rope_freqs);
+    if (t->rope_freqs_long != NULL) m->rope_long = take_rope(v, s, s->rope_freq_base, &s->scaling, t->rope_freqs_long);
+    if (s->window_freq_base != 0) m->rope_window = take_rope(v, s, s->window_freq_base, &unscaled, NULL);
+}
+
+static tmx_status expand_vectors(tmx_model *m, tmx_error *err)
+{
+    vectors v = { 0 };
+    take_vectors(m, &v);
+    m->vectors = v.at = mem_alloc(v.n, sizeof *v.at);
+    if (v.at == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for the norm weights", gguf_label(m->file));
+    v.n = 0;
+    take_vectors(m, &v);
+    return TMX_OK;
+}
+
+const rope_table *model_rope(const tmx_model *m, int32_t layer, int32_t n_ctx)
 {
     const model_shape *s = &m->tensors.shape;
-    const size_t n_embd = (size_t)s->n_embd, n_rows = 2 * (size_t)s->n_layers + 1;
-    m->norms = mem_alloc(n_rows * n_embd + (size_t)s->n_rot / 2, sizeof(float));
-    if (m->norms == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for the norm weights", gguf_label(m->file));
-    float *at = m->norms;
-    for (int32_t l = 0; l <= s->n_layers; l++) {
-        const bool is_end = l == s->n_layers;
-        const gguf_tensor *pair[2] = { is_end ? m->tensors.output_norm : m->tensors.layers[l].attn_norm,
-                                       is_end ? NULL : m->tensors.layers[l].ffn_norm };
-        for (int i = 0; i < 2 && pair[i] != NULL; i++, at += n_embd) {
-            block_format_find(pair[i]->type)->to_f32(pair[i]->data, at, n_embd);
-            if (is_end) m->output_norm = at;
-            else if (i == 0) m->layers[l].attn_norm = at;
-            else m->layers[l].ffn_norm = at;
-        }
-    }
-    const gguf_tensor *divisor = m->tensors.rope_freqs;
-    if (divisor != NULL) {
-        block_format_find(divisor->type)->to_f32(divisor->data, at, (size_t)s->n_rot / 2);
-        m->rope_divisor = at;
-    }
-    return TMX_OK;
+    if (s->window_freq_base != 0 && tmx_model_layer_has_window(&m->info, layer)) return &m->rope_window;
+    return s->scaling.kind == ROPE_LONG && n_ctx > s->scaling.n_ctx_original ? &m->rope_long : &m->rope;
 }
 
 static tmx_status pack(tmx_model *m, matmul_weight **weight, const gguf_tensor *const *tensors, int32_t n, tmx_pool *pool,
@@ -285,7 +320,9 @@ static tmx_status open_adapters(tmx_model *m, const lora_set *loras, const tmx_m
     m->info = (tmx_model_info){ .architecture = m->tensors.family->architecture, .name = m->tensors.name, .fingerprint = m->fingerprint };
     fill_info(&m->info, &m->tensors.shape, m->file, params, loras);
     TRY(check_memory(m, err));
-    return lora_set_merge(loras, m->file, m->compute, pool, &m->merged, err);
+    TRY(lora_set_merge(loras, m->file, m->compute, pool, &m->merged, err));
+    for (int32_t i = 0; i < m->tensors.n_parts; i++) tensor_rows_follow(&m->tensors.parts[i]);
+    return TMX_OK;
 }
 
 static tmx_status open_file(tmx_model *m, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
@@ -301,7 +338,7 @@ static tmx_status open_file(tmx_model *m, const tmx_model_params *params, tmx_po
     if (status != TMX_OK) return status;
     m->layers = mem_alloc((size_t)m->info.n_layers, sizeof *m->layers);
     if (m->layers == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", gguf_label(m->file), m->info.n_layers);
-    TRY(expand_norms(m, err));
+    TRY(expand_vectors(m, err));
     return pack_weights(m, pool, err);
 }
 
@@ -331,12 +368,17 @@ void tmx_model_close(tmx_model *m)
     }
     matmul_weight_free(m->last_kv);
     vocab_free(m->vocab);
-    mem_free(m->norms);
+    mem_free(m->vectors);
     mem_free(m->merged);
     mem_free(m->layers);
     free_tensors(&m->tensors);
     tmx_file_close(m->file);
     mem_free(m);
+}
+
+bool tmx_model_layer_has_window(const tmx_model_info *info, int32_t layer)
+{
+    return info->n_window > 0 && (info->window_period == 0 || (layer + 1) % info->window_period != 0);
 }
 
 const tmx_model_info *tmx_model_info_get(const tmx_model *model) { return model == NULL ? NULL : &model->info; }

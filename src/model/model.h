@@ -1,14 +1,24 @@
 /* model.h - tensor table -> named weights with proven shapes.  In: a tmx_file.  Out: a tmx_model that run/ can walk
- * layer by layer without asking which family it is.  One file per architecture family fills it (llama.c); the table
- * of families is in model.c.  Never sees CUDA, sessions or plans. */
+ * layer by layer without asking which family it is: a family is the llama layer with the steps below switched on.  One file
+ * per family fills it (llama.c, gemma3.c, ...); the table of families is in architectures.c.  Never sees CUDA, sessions or
+ * plans.
+ *
+ *   x = embedding * embedding_scale
+ *   per layer:  y = norm(x);  q, k, v = y Wqkv^T [+ bias];  [q, k = norm of every head];  q, k turned by RoPE
+ *               o = attention(score_scale q, k, v; the last n_window keys in a sliding-window layer)
+ *               x += [norm](o Wo^T);  z = norm(x);  x += [norm]((gate(z Wg^T) * z Wu^T) Wd^T), or the experts' weighted sum
+ *   logits = norm(x) Wlm^T */
 #ifndef TMX_MODEL_MODEL_H
 #define TMX_MODEL_MODEL_H
 
 #include "gguf/gguf.h"
+#include "model/rope_table.h"
 #include "ops/matmul.h"
 #include "ops/rows.h"
 #include "token/token.h"
 #include "tmx.h"
+
+typedef enum gate_kind { GATE_SILU = 0, GATE_GELU_TANH } gate_kind;
 
 /* Hyper-parameters, read and checked by the family's file. */
 typedef struct model_shape {
@@ -16,22 +26,49 @@ typedef struct model_shape {
     int32_t n_rot;                 /* leading elements of a head that RoPE turns */
     rope_style rope;
     float rope_freq_base, rms_eps;
+    rope_scaling scaling;          /* of layers without a window, and of all where window_freq_base is 0 */
+    gate_kind gate;
+    float embedding_scale;         /* 0 = none */
+    float score_scale;             /* 0 = 1 / sqrt(head_dim) */
+    int32_t n_window;              /* what a sliding-window layer sees, the token itself counted; 0 = no such layers */
+    int32_t window_period;         /* layer l sees everything where (l + 1) % window_period == 0; 0 = no layer does */
+    float window_freq_base;        /* RoPE of sliding-window layers, unscaled; 0 = as the other layers */
+    bool has_qkv_bias, has_head_norms, has_branch_norms;
 } model_shape;
+
+/* The first thing in use beyond a plain llama layer with any RoPE style and frequencies, as a noun ("sliding-window layers"): a
+ * backend or the probe can name what it lacks.  NULL: nothing. */
+const char *model_shape_feature(const model_shape *shape);
 
 /* One layer's tensors in the file; shapes proven. */
 typedef struct layer_tensors {
     const gguf_tensor *attn_norm, *q, *k, *v, *attn_output, *ffn_norm, *gate, *up, *down;
+    const gguf_tensor *bias[3];                    /* of q, k, v */
+    const gguf_tensor *q_norm, *k_norm;            /* [head_dim] */
+    const gguf_tensor *attn_branch_norm, *ffn_branch_norm;     /* [n_embd]: of what is added to the residual */
 } layer_tensors;
 
 /* Packed for prefill.  The last layer has none of these: only one row of each prompt goes through it beyond K and V. */
 typedef struct model_layer {
     const layer_tensors *tensors;
     const float *attn_norm, *ffn_norm;             /* [n_embd] */
+    const float *attn_branch_norm, *ffn_branch_norm;           /* [n_embd] or NULL, as the next three */
+    const float *q_norm, *k_norm;                  /* [head_dim] */
+    const float *bias;             /* [(n_heads + 2 n_kv_heads) * head_dim] */
     matmul_weight *qkv;            /* [(n_heads + 2 n_kv_heads) * head_dim][n_embd] */
     matmul_weight *attn_output;    /* [n_embd][n_heads * head_dim] */
     matmul_weight *gate_up;        /* [2 n_ff][n_embd]: gate rows, then up rows */
     matmul_weight *down;           /* [n_embd][n_ff] */
 } model_layer;
+
+/* Rows of a fused tensor as a tensor of their own; follows the whole when an adapter is laid over it. */
+typedef struct tensor_rows {
+    gguf_tensor rows;
+    const gguf_tensor *whole;
+    int64_t begin;
+} tensor_rows;
+
+void tensor_rows_follow(tensor_rows *part);
 
 /* What a family finds in a file before anything is packed. */
 typedef struct model_tensors {
@@ -43,17 +80,24 @@ typedef struct model_tensors {
     const gguf_tensor *token_embd; /* [n_vocab][n_embd] */
     const gguf_tensor *output_norm;
     const gguf_tensor *lm_head;    /* [n_vocab][n_embd]; token_embd itself when tied */
-    const gguf_tensor *rope_freqs; /* [n_rot / 2] divisors, or NULL */
+    const gguf_tensor *rope_freqs; /* [n_rot / 2] divisors, or NULL; of LongRoPE those of short sessions, beside: */
+    const gguf_tensor *rope_freqs_long;
+    tensor_rows *parts;            /* [n_parts] of fused tensors; NULL where the family has none */
+    int32_t n_parts;
     bool *is_used;                 /* [tmx_file_n_tensors]: the family asked for it; the others are extras */
 } model_tensors;
+
+enum { PARTS_PER_LAYER = 5 };      /* q, k, v, gate, up: at most */
 
 typedef struct model_family {
     const char *architecture;      /* general.architecture */
     tmx_status (*read_shape)(const tmx_file *file, model_shape *shape, tmx_error *err);
     tmx_status (*find_tensors)(const tmx_file *file, model_tensors *tensors, tmx_error *err);  /* shape is filled */
+    bool is_fused;                 /* parts are needed */
 } model_family;
 
-extern const model_family model_family_llama;
+/* general.architecture -> family; an unknown name, or one that names a feature there is not, is TMX_E_UNSUPPORTED. */
+tmx_status model_family_find(const tmx_file *file, const model_family **family, tmx_error *err);
 
 struct tmx_model {
     tmx_file *file;
@@ -65,11 +109,15 @@ struct tmx_model {
     model_layer *layers;           /* [n_layers] */
     matmul_weight *last_kv;        /* last layer: [2 n_kv_heads * head_dim][n_embd] */
     const float *output_norm;      /* [n_embd] */
-    const float *rope_divisor;     /* [n_rot / 2] or NULL */
-    float *norms;                  /* the memory behind all the norm pointers */
+    rope_table rope, rope_long, rope_window;       /* see model_rope */
+    float *vectors;                /* the memory behind all norms, biases and RoPE tables */
     void *merged;                  /* the memory behind tensors that adapters changed, see lora.h; or NULL */
     vocab *vocab;
 };
+
+/* The table of a layer in a session of n_ctx tokens.  LongRoPE has two sets of divisors: which one holds depends on how long
+ * the session may get, not on how long it is, so that no key is ever turned by another table than the queries that see it. */
+const rope_table *model_rope(const tmx_model *model, int32_t layer, int32_t n_ctx);
 
 /* AUTO -> bf16 where the rung multiplies it in hardware. */
 tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa);

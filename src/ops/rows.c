@@ -15,13 +15,11 @@ const row_ops *row_ops_get(tmx_isa isa)
     }
 }
 
-void rope_angles(int32_t position, float base, int32_t n_rot, const float *freq_divisor, float *cos_row, float *sin_row)
+void rope_angles(int32_t position, const rope_table *table, float *cos_row, float *sin_row)
 {
-    for (int32_t i = 0; i < n_rot / 2; i++) {
-        float inv_freq = (float)(1.0 / pow((double)base, 2.0 * i / n_rot));
-        if (freq_divisor != NULL) inv_freq /= freq_divisor[i];
-        const float angle = (float)position * inv_freq;
-        cos_row[i] = (float)cos((double)angle);
-        sin_row[i] = (float)sin((double)angle);
+    for (int32_t i = 0; i < table->n_pairs; i++) {
+        const float angle = (float)position * table->frequency[i];
+        cos_row[i] = (float)cos((double)angle) * table->factor;
+        sin_row[i] = (float)sin((double)angle) * table->factor;
     }
 }

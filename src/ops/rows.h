@@ -38,8 +38,15 @@ typedef struct row_ops {
 
 const row_ops *row_ops_get(tmx_isa isa);       /* AUTO or a rung the CPU lacks: the best there is */
 
-/* cos and sin of position * base^(-2i/n_rot) / freq_divisor[i], [n_rot / 2] each; divisor may be NULL.
- * The angle is rounded to f32 as in the models' training code, then taken in f64. */
-void rope_angles(int32_t position, float base, int32_t n_rot, const float *freq_divisor, float *cos, float *sin);
+/* RoPE of one kind of layer. */
+typedef struct rope_table {
+    const float *frequency;        /* [n_pairs]: angle per position */
+    int32_t n_pairs;
+    float factor;                  /* on cos and sin; 1 but for scaled RoPE */
+} rope_table;
+
+/* factor * cos and sin of position * frequency[i], [n_pairs] each.  The angle is rounded to f32 as in the models' training
+ * code, then taken in f64. */
+void rope_angles(int32_t position, const rope_table *table, float *cos, float *sin);
 
 #endif

@@ -44,6 +44,22 @@ tmx_status plan_copy(tmx_plan **copy, const tmx_plan *plan, tmx_error *err)
     return status;
 }
 
+static tmx_status refuse_window(int32_t layer, int32_t n_window, tmx_error *err)
+{
+    return refuse(err, TMX_E_ARG, "plan: layer %d has a sliding window of the model's own, of %d tokens, which a plan cannot change",
+                  layer, n_window);
+}
+
+tmx_status plan_bind_windows(tmx_plan *plan, const tmx_model_info *info, tmx_error *err)
+{
+    plan->n_own_window = info->n_window;
+    plan->own_period = info->window_period;
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        if (plan_has_own_window(plan, i) && plan->layers[i].kind != TMX_PATTERN_DENSE) return refuse_window(i, info->n_window, err);
+    }
+    return TMX_OK;
+}
+
 void tmx_plan_free(tmx_plan *plan)
 {
     if (plan == NULL) return;
@@ -57,6 +73,11 @@ int32_t tmx_plan_n_layers(const tmx_plan *plan) { return plan != NULL ? plan->n_
 const tmx_pattern *tmx_plan_layer(const tmx_plan *plan, int32_t layer)
 {
     return plan != NULL && layer >= 0 && layer < plan->n_layers ? &plan->layers[layer] : NULL;
+}
+
+int32_t tmx_plan_own_window(const tmx_plan *plan, int32_t layer)
+{
+    return tmx_plan_layer(plan, layer) != NULL && plan_has_own_window(plan, layer) ? plan->n_own_window : 0;
 }
 
 tmx_status tmx_plan_set_sizes(tmx_plan *plan, int32_t n_sink, int32_t n_window, int32_t n_last, tmx_error *err)
@@ -222,16 +243,16 @@ tmx_status plan_parse_layers(const char *list, int32_t n_layers, bool *is_listed
     return status;
 }
 
-/* list NULL = all layers */
+/* list NULL = all layers but those with a window of their own */
 static tmx_status set_kind(tmx_plan *plan, tmx_pattern_kind kind, const char *list, tmx_error *err)
 {
     bool *is_listed = mem_alloc((size_t)plan->n_layers, sizeof *is_listed);
     if (is_listed == NULL) return refuse(err, TMX_E_MEMORY, "plan: no memory for %d flags", plan->n_layers);
-    const tmx_status status = list != NULL ? plan_parse_layers(list, plan->n_layers, is_listed, err) : TMX_OK;
-    if (status == TMX_OK) {
-        for (int32_t i = 0; i < plan->n_layers; i++) {
-            if (list == NULL || is_listed[i]) plan->layers[i].kind = kind;
-        }
+    tmx_status status = list != NULL ? plan_parse_layers(list, plan->n_layers, is_listed, err) : TMX_OK;
+    for (int32_t i = 0; i < plan->n_layers && status == TMX_OK; i++) {
+        const bool is_own = plan_has_own_window(plan, i);
+        if (is_listed[i] && is_own) status = refuse_window(i, plan->n_own_window, err);
+        else if (list == NULL ? !is_own : is_listed[i]) plan->layers[i].kind = kind;
     }
     mem_free(is_listed);
     return status;
@@ -244,7 +265,7 @@ static tmx_status plan_for_model(tmx_plan **plan, const tmx_model_info *info, tm
     TRY(plan_create_dense(&p, info->n_layers, err));
     p->model = model_tag_of(info);
     *plan = p;
-    return TMX_OK;
+    return plan_bind_windows(p, info, err);            /* all dense: never refused */
 }
 
 /* "word" or "word:list" -> true; *list is NULL or what stands after the colon. */
@@ -297,21 +318,29 @@ static void put(text_out *out, const char *format, ...)
     if (n > 0) out->n += (size_t)n < n_room ? (size_t)n : n_room;
 }
 
-static void put_layers_of(text_out *out, const tmx_plan *plan, tmx_pattern_kind kind)
+enum { OWN_WINDOW = -1 };          /* beside the pattern kinds */
+
+static int kind_of(const tmx_plan *plan, int32_t layer)
+{
+    return plan_has_own_window(plan, layer) ? OWN_WINDOW : (int)plan->layers[layer].kind;
+}
+
+static void put_layers_of(text_out *out, const tmx_plan *plan, int kind)
 {
     const char *before = out->n == 0 ? "" : ", ";
     bool is_any = false;
     for (int32_t first = 0, end; first < plan->n_layers; first = end) {
         end = first + 1;
-        if (plan->layers[first].kind != kind) continue;
-        while (end < plan->n_layers && plan->layers[end].kind == kind) end++;
+        if (kind_of(plan, first) != kind) continue;
+        while (end < plan->n_layers && kind_of(plan, end) == kind) end++;
         if (is_any) put(out, ",");
-        else put(out, "%s%s ", before, tmx_pattern_name(kind));
+        else if (kind == OWN_WINDOW) put(out, "%sthe model's own window of %d ", before, plan->n_own_window);
+        else put(out, "%s%s ", before, tmx_pattern_name((tmx_pattern_kind)kind));
         if (end - first == 1) put(out, "%d", first);
         else put(out, "%d-%d", first, end - 1);
         is_any = true;
     }
-    if (!is_any || kind == TMX_PATTERN_DENSE) return;
+    if (!is_any || kind == OWN_WINDOW || kind == TMX_PATTERN_DENSE) return;
     put(out, " (sink %d, window %d", plan->layers[0].n_sink, plan->layers[0].n_window);
     if (kind == TMX_PATTERN_TRIANGLE) put(out, ", last %d", plan->layers[0].n_last);
     put(out, ")");
@@ -326,6 +355,7 @@ const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size)
     put_layers_of(&out, plan, TMX_PATTERN_TRIANGLE);
     put_layers_of(&out, plan, TMX_PATTERN_STREAMING);
     put_layers_of(&out, plan, TMX_PATTERN_DENSE);
+    put_layers_of(&out, plan, OWN_WINDOW);
     if (plan->min_tokens > 0) put(&out, "; dense below %d tokens", plan->min_tokens);
     return buf;
 }

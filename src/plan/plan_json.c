@@ -108,7 +108,11 @@ static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_mode
     TRY(strict_get_optional_text(r, root, "note", p->note, sizeof p->note));
     if (strict_find(root, "min_tokens") != NULL) TRY(strict_get_count(r, root, "min_tokens", 0, &p->min_tokens));
     TRY(read_curve(r, root, p));
-    return info != NULL ? model_tag_check(r, &p->model, p->n_layers, info) : TMX_OK;
+    if (info == NULL) return TMX_OK;
+    TRY(model_tag_check(r, &p->model, p->n_layers, info));
+    tmx_error why;
+    if (plan_bind_windows(p, info, &why) == TMX_OK) return TMX_OK;
+    return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
 }
 
 static strict_reader reader_of(const char *path, tmx_error *err)

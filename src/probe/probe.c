@@ -204,6 +204,10 @@ static tmx_status fill_probe(tmx_probe *p, const tmx_model *model, tmx_pool *poo
     p->pool = pool;
     p->rows = row_ops_get(model->isa);
     p->act_type = act_type_of(model->compute);
+    const char *feature = model_shape_feature(&model->tensors.shape);
+    if (feature != NULL) {
+        return refuse(err, TMX_E_UNSUPPORTED, "probe: the backward pass of a model with %s is not there", feature);
+    }
     TRY(resolve_params(info, params, &p->params, err));
     TRY(sections_pattern(&p->params.sections, &p->sections, err));
     tmx_memory need;

@@ -44,7 +44,7 @@ static void embed_rows(void *ctx, int32_t task, int32_t thread)
     for (const size_t end = task_rows(job, task, &row); row < end; row++) {
         float *cos = p->b.cos + row * n_angles, *sin = p->b.sin + row * n_angles, *sin_back = p->b.sin_back + row * n_angles;
         format->to_f32((const char *)table->data + (size_t)job->tokens[row] * row_bytes, p->tape[0].x + row * n_embd, n_embd);
-        rope_angles((int32_t)row, p->model->info.rope_freq_base, m->n_rot, p->model->rope_divisor, cos, sin);
+        rope_angles((int32_t)row, &p->model->rope, cos, sin);
         for (size_t i = 0; i < n_angles; i++) sin_back[i] = -sin[i];
     }
 }

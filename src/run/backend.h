@@ -17,9 +17,9 @@ typedef enum norm_step {           /* x -> normed, with the layer's weight */
 typedef enum product_step {        /* which weight, from where, to where */
     PRODUCT_QKV,                   /* normed -> qkv */
     PRODUCT_LAST_KV,               /* normed -> qkv, which holds k and v only */
-    PRODUCT_ATTN_OUTPUT,           /* heads  -> added to x */
+    PRODUCT_ATTN_OUTPUT,           /* heads  -> added to x, or to the branch where branches are normed */
     PRODUCT_GATE_UP,               /* normed -> gate_up */
-    PRODUCT_DOWN,                  /* gated  -> added to x */
+    PRODUCT_DOWN,                  /* gated  -> the same */
 } product_step;
 
 /* What memory depends on, beside a session's params. */
@@ -44,6 +44,7 @@ struct backend {
     /* q -> heads, for the segments whose pattern in this layer is of pattern->kind. */
     void (*attend)(chunk *c, const tmx_pattern *pattern);
     void (*gate)(chunk *c);                                /* gate_up -> gated */
+    void (*add_branch)(chunk *c, norm_step step);          /* the branch, normed, added to x; called where the shape has these norms */
     /* In the last layer, k and v in the cache: the last row of each prompt that ends in the chunk and wants logits, through
      * the rest of the layer, the final norm and the LM head. */
     void (*finish)(chunk *c, const tmx_prompt *prompts);

@@ -52,10 +52,13 @@ static void lay_out(activations *a, layout *at, const tmx_model_info *m, const t
     a->qkv = take(at, n_rows, n_q + 2 * n_kv, sizeof(float));
     a->q = take(at, n_rows, n_q, act);
     a->heads = take(at, n_rows, n_q, act);
-    a->gate_up = take(at, n_rows, 2 * n_ff, sizeof(float));
+    a->gate_up = take(at, n_rows, max_size(2 * n_ff, n_embd), sizeof(float));
+    a->branch = a->gate_up;
     a->gated = take(at, n_rows, n_ff, act);
     a->cos = take(at, n_rows, n_angles, sizeof(float));
     a->sin = take(at, n_rows, n_angles, sizeof(float));
+    a->window_cos = m->n_window > 0 ? take(at, n_rows, n_angles, sizeof(float)) : NULL;
+    a->window_sin = m->n_window > 0 ? take(at, n_rows, n_angles, sizeof(float)) : NULL;
     a->row = take(at, 1, one_row_floats(m), sizeof(float));
     a->scratch = take(at, 1, n_scratch_bytes, 1);
 }
@@ -81,7 +84,9 @@ static tmx_attention_params attention_params(const tmx_model_info *m, const kv_c
 tmx_attention_params cpu_attention(const tmx_session *s, tmx_type q_type)
 {
     const cpu_run *r = s->state;
-    return attention_params(&s->model->info, &r->kv, s->model->isa, q_type);
+    tmx_attention_params params = attention_params(&s->model->info, &r->kv, s->model->isa, q_type);
+    params.scale = s->model->tensors.shape.score_scale;
+    return params;
 }
 
 static tmx_type act_type_of(tmx_compute compute) { return compute == TMX_COMPUTE_BF16 ? TMX_TYPE_BF16 : TMX_TYPE_F32; }
@@ -135,6 +140,9 @@ static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *er
     r->rows = row_ops_get(s->model->isa);
     r->act_type = act_type_of(s->model->compute);
     r->kv = kv_sizes(info, &s->params);
+    for (int32_t l = 0; l < info->n_layers; l++) {
+        *(tmx_model_layer_has_window(info, l) ? &r->rope_window : &r->rope) = model_rope(s->model, l, s->params.n_ctx);
+    }
     TRY(kv_create(&r->kv, err));
     r->memory = mem_alloc(1, n_work);
     r->attention_seqs = mem_alloc((size_t)s->params.n_seqs, sizeof *r->attention_seqs);
@@ -165,6 +173,12 @@ static void norm(chunk *c, norm_step step)
     cpu_norm_rows(c, step == NORM_ATTENTION ? w->attn_norm : w->ffn_norm);
 }
 
+static void add_branch(chunk *c, norm_step step)
+{
+    const model_layer *w = &c->s->model->layers[c->layer];
+    cpu_add_branch(c, step == NORM_ATTENTION ? w->attn_branch_norm : w->ffn_branch_norm);
+}
+
 static void product(chunk *c, product_step step)
 {
     tmx_session *s = c->s;
@@ -174,12 +188,14 @@ static void product(chunk *c, product_step step)
     const model_layer *w = &s->model->layers[c->layer];
     const size_t n_embd = (size_t)m->n_embd, n_ff = (size_t)m->n_ff;
     const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * (size_t)m->head_dim;
+    const bool has_branch = s->model->tensors.shape.has_branch_norms;
+    float *const sum = has_branch ? a->branch : a->x;
     const struct { const matmul_weight *weight; const void *x; size_t x_width; float *y; size_t y_width; bool is_added; } p[] = {
         [PRODUCT_QKV] = { w->qkv, a->normed, n_embd, a->qkv, n_q + 2 * n_kv, false },
         [PRODUCT_LAST_KV] = { s->model->last_kv, a->normed, n_embd, a->qkv, 2 * n_kv, false },
-        [PRODUCT_ATTN_OUTPUT] = { w->attn_output, a->heads, n_q, a->x, n_embd, true },
+        [PRODUCT_ATTN_OUTPUT] = { w->attn_output, a->heads, n_q, sum, n_embd, !has_branch },
         [PRODUCT_GATE_UP] = { w->gate_up, a->normed, n_embd, a->gate_up, 2 * n_ff, false },
-        [PRODUCT_DOWN] = { w->down, a->gated, n_ff, a->x, n_embd, true },
+        [PRODUCT_DOWN] = { w->down, a->gated, n_ff, sum, n_embd, !has_branch },
     };
     const double start = now_ms();
     matmul_run(p[step].weight, p[step].x, p[step].x_width, c->n_rows, p[step].y, p[step].y_width, p[step].is_added, a->scratch, s->pool);
@@ -223,8 +239,10 @@ static void finish(chunk *c, const tmx_prompt *prompts)
         const segment *g = &s->segments[i];
         if (!segment_is_end(g) || prompts[g->prompt].logits == NULL) continue;
         const size_t row = (size_t)(g->row + g->n_rows - 1), n_angles = (size_t)m->n_rot / 2;
-        const row_place place = { .seq = g->seq, .position = g->n_prompt - 1, .is_prefill = true,
-                                  .cos = r->act.cos + row * n_angles, .sin = r->act.sin + row * n_angles };
+        const size_t at = row * n_angles;
+        const row_place place = { .seq = g->seq, .position = g->n_prompt - 1, .is_prefill = true, .cos = r->act.cos + at,
+                                  .sin = r->act.sin + at, .window_cos = r->act.window_cos == NULL ? NULL : r->act.window_cos + at,
+                                  .window_sin = r->act.window_sin == NULL ? NULL : r->act.window_sin + at };
         float *x = r->act.x + row * (size_t)m->n_embd;
         one_row_layer(s, c->layer, &place, x);
         one_row_logits(s, x, prompts[g->prompt].logits);
@@ -249,13 +267,11 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
     (void)err;
     const tmx_model_info *m = &s->model->info;
     const cpu_run *r = s->state;
-    const gguf_tensor *table = s->model->tensors.token_embd;
-    const block_format *format = block_format_find(table->type);
-    const row_place place = { .seq = seq, .position = s->n_past[seq], .cos = r->act.cos, .sin = r->act.sin };
+    const row_place place = { .seq = seq, .position = s->n_past[seq], .cos = r->act.cos, .sin = r->act.sin,
+                              .window_cos = r->act.window_cos, .window_sin = r->act.window_sin };
     float *x = one_row_residual(s);
-    format->to_f32((const char *)table->data + (size_t)token * block_row_bytes(format, (size_t)m->n_embd), x, (size_t)m->n_embd);
-    rope_angles(place.position, m->rope_freq_base, s->model->tensors.shape.n_rot, s->model->rope_divisor,
-                r->act.cos, r->act.sin);
+    cpu_embed_token(s, token, x);
+    cpu_angles(s, place.position, 0);
     for (int32_t layer = 0; layer < m->n_layers; layer++) {
         one_row_append(s, layer, &place, x);
         one_row_layer(s, layer, &place, x);
@@ -267,5 +283,5 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
 const backend backend_cpu = {
     .plan_memory = plan_memory, .create = create, .free = free_run,
     .embed = cpu_embed, .norm = norm, .product = product, .place_heads = cpu_place_heads, .attend = attend, .gate = cpu_gate,
-    .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
+    .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
 };

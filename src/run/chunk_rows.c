@@ -23,24 +23,37 @@ static const segment *segment_of(const chunk *c, int32_t row)
     return g;
 }
 
+void cpu_embed_token(const tmx_session *s, int32_t token, float *x)
+{
+    const gguf_tensor *table = s->model->tensors.token_embd;
+    const block_format *format = block_format_find(table->type);
+    const size_t n_embd = (size_t)s->model->info.n_embd;
+    format->to_f32((const char *)table->data + (size_t)token * block_row_bytes(format, n_embd), x, n_embd);
+    const float scale = s->model->tensors.shape.embedding_scale;
+    for (size_t i = 0; scale != 0 && i < n_embd; i++) x[i] *= scale;
+}
+
+void cpu_angles(const tmx_session *s, int32_t position, int32_t row)
+{
+    const cpu_run *r = s->state;
+    const activations *a = &r->act;
+    const size_t at = (size_t)row * ((size_t)s->model->tensors.shape.n_rot / 2);
+    if (r->rope != NULL) rope_angles(position, r->rope, a->cos + at, a->sin + at);
+    if (r->rope_window != NULL) rope_angles(position, r->rope_window, a->window_cos + at, a->window_sin + at);
+}
+
 /* Token embeddings and RoPE angles. */
 static void embed_rows(void *ctx, int32_t task, int32_t thread)
 {
     (void)thread;
     const chunk *c = ctx;
     const tmx_session *s = c->s;
-    cpu_run *r = s->state;
-    const model_shape *m = &s->model->tensors.shape;
-    const gguf_tensor *table = s->model->tensors.token_embd;
-    const block_format *format = block_format_find(table->type);
-    const size_t row_bytes = block_row_bytes(format, (size_t)m->n_embd), n_angles = (size_t)m->n_rot / 2;
+    const cpu_run *r = s->state;
     for (int32_t row = task * ROWS_PER_TASK; row < task_end(c, task); row++) {
         const segment *g = segment_of(c, row);
         const int32_t at = row - g->row;
-        format->to_f32((const char *)table->data + (size_t)g->tokens[at] * row_bytes,
-                       r->act.x + (size_t)row * (size_t)m->n_embd, (size_t)m->n_embd);
-        rope_angles(g->q_begin + at, m->rope_freq_base, m->n_rot, s->model->rope_divisor,
-                    r->act.cos + (size_t)row * n_angles, r->act.sin + (size_t)row * n_angles);
+        cpu_embed_token(s, g->tokens[at], r->act.x + (size_t)row * (size_t)s->model->info.n_embd);
+        cpu_angles(s, g->q_begin + at, row);
     }
 }
 
@@ -59,6 +72,37 @@ static void norm_rows(void *ctx, int32_t task, int32_t thread)
     }
 }
 
+/* x += norm(branch); the branch is normed in its own place first. */
+static void add_branch_rows(void *ctx, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const norm_job *job = ctx;
+    const cpu_run *r = job->c->s->state;
+    const tmx_model_info *m = &job->c->s->model->info;
+    for (int32_t row = task * ROWS_PER_TASK; row < task_end(job->c, task); row++) {
+        const size_t at = (size_t)row * (size_t)m->n_embd;
+        float *branch = r->act.branch + at, *x = r->act.x + at;
+        r->rows->rmsnorm(branch, job->weight, m->rms_eps, m->n_embd, branch, TMX_TYPE_F32);
+        for (int32_t i = 0; i < m->n_embd; i++) x[i] += branch[i];
+    }
+}
+
+void cpu_finish_heads(const tmx_session *s, int32_t layer, int32_t n_q_heads, int32_t n_kv_heads, float *heads)
+{
+    const cpu_run *r = s->state;
+    const model_layer *w = &s->model->layers[layer];
+    const tmx_model_info *m = &s->model->info;
+    const size_t head_dim = (size_t)m->head_dim;
+    if (w->bias != NULL) {
+        const float *bias = w->bias + (size_t)(m->n_heads - n_q_heads) * head_dim;     /* without q it begins at k's */
+        for (size_t i = 0; i < (size_t)(n_q_heads + 2 * n_kv_heads) * head_dim; i++) heads[i] += bias[i];
+    }
+    if (w->q_norm == NULL) return;
+    for (int32_t h = 0; h < n_q_heads + n_kv_heads; h++, heads += head_dim) {
+        r->rows->rmsnorm(heads, h < n_q_heads ? w->q_norm : w->k_norm, m->rms_eps, m->head_dim, heads, TMX_TYPE_F32);
+    }
+}
+
 /* Heads of the fused product: q turned into act.q, k turned and v as it is into the cache.  In the last layer the product
  * holds k and v only. */
 static void place_heads(void *ctx, int32_t task, int32_t thread)
@@ -71,11 +115,14 @@ static void place_heads(void *ctx, int32_t task, int32_t thread)
     const size_t head_dim = (size_t)m->head_dim, n_angles = (size_t)m->n_rot / 2;
     const int32_t n_q_heads = chunk_is_last_layer(c) ? 0 : m->n_heads;
     const size_t width = (size_t)(n_q_heads + 2 * m->n_kv_heads) * head_dim;
+    const bool has_window = tmx_model_layer_has_window(&s->model->info, c->layer);
+    const float *cos_0 = has_window ? r->act.window_cos : r->act.cos, *sin_0 = has_window ? r->act.window_sin : r->act.sin;
     for (int32_t row = task * ROWS_PER_TASK; row < task_end(c, task); row++) {
         const segment *g = segment_of(c, row);
         const int32_t position = g->q_begin + row - g->row;
-        const float *cos = r->act.cos + (size_t)row * n_angles, *sin = r->act.sin + (size_t)row * n_angles;
-        const float *head = r->act.qkv + (size_t)row * width;
+        const float *cos = cos_0 + (size_t)row * n_angles, *sin = sin_0 + (size_t)row * n_angles;
+        float *head = r->act.qkv + (size_t)row * width;
+        cpu_finish_heads(s, c->layer, n_q_heads, m->n_kv_heads, head);
         char *q = act_row(r, r->act.q, row, (size_t)m->n_heads * head_dim);
         for (int32_t h = 0; h < n_q_heads; h++, head += head_dim, q += head_dim * type_bytes(r->act_type)) {
             r->rows->rope(head, cos, sin, m->n_rot, m->head_dim, m->rope, q, r->act_type);
@@ -90,6 +137,13 @@ static void place_heads(void *ctx, int32_t task, int32_t thread)
     }
 }
 
+void cpu_gate_row(const tmx_session *s, const float *gate, const float *up, void *gated, tmx_type type)
+{
+    const cpu_run *r = s->state;
+    const bool is_gelu = s->model->tensors.shape.gate == GATE_GELU_TANH;
+    (is_gelu ? r->rows->geglu : r->rows->swiglu)(gate, up, s->model->info.n_ff, gated, type);
+}
+
 static void gate_rows(void *ctx, int32_t task, int32_t thread)
 {
     (void)thread;
@@ -99,11 +153,12 @@ static void gate_rows(void *ctx, int32_t task, int32_t thread)
     const size_t n_ff = (size_t)s->model->info.n_ff;
     for (int32_t row = task * ROWS_PER_TASK; row < task_end(c, task); row++) {
         const float *gate = r->act.gate_up + (size_t)row * 2 * n_ff;
-        r->rows->swiglu(gate, gate + n_ff, (int32_t)n_ff, act_row(r, r->act.gated, row, n_ff), r->act_type);
+        cpu_gate_row(s, gate, gate + n_ff, act_row(r, r->act.gated, row, n_ff), r->act_type);
     }
 }
 
 void cpu_embed(chunk *c) { for_rows(c, embed_rows, c); }
 void cpu_norm_rows(chunk *c, const float *weight) { for_rows(c, norm_rows, &(norm_job){ .c = c, .weight = weight }); }
+void cpu_add_branch(chunk *c, const float *weight) { for_rows(c, add_branch_rows, &(norm_job){ .c = c, .weight = weight }); }
 void cpu_place_heads(chunk *c) { for_rows(c, place_heads, c); }
 void cpu_gate(chunk *c) { for_rows(c, gate_rows, c); }

@@ -13,8 +13,10 @@ typedef struct activations {
     float *qkv;                    /* [R][(n_heads + 2 n_kv_heads) * head_dim] */
     void *q, *heads;               /* [R][n_heads * head_dim]         act    into and out of attention */
     float *gate_up;                /* [R][2 n_ff] */
+    float *branch;                 /* [R][n_embd]: in gate_up's place, which is free when a branch ends */
     void *gated;                   /* [R][n_ff]                       act */
     float *cos, *sin;              /* [R][n_rot / 2] */
+    float *window_cos, *window_sin;        /* the same for layers with a window; NULL where the model has none */
     float *row;                    /* single-row work, see one_row.c */
     void *scratch;                 /* for matmul, matvec, attention: the largest of their needs */
 } activations;
@@ -22,6 +24,7 @@ typedef struct activations {
 typedef struct cpu_run {
     const row_ops *rows;
     tmx_type act_type;
+    const rope_table *rope, *rope_window;  /* NULL where no layer needs it */
     kv_cache kv;
     activations act;
     void *memory;                  /* the block behind act */
@@ -44,6 +47,17 @@ void cpu_embed(chunk *c);                              /* tokens -> x, cos, sin 
 void cpu_norm_rows(chunk *c, const float *weight);     /* x -> normed */
 void cpu_place_heads(chunk *c);                        /* qkv -> q, KV cache (last layer: kv -> KV cache) */
 void cpu_gate(chunk *c);                               /* gate_up -> gated */
+void cpu_add_branch(chunk *c, const float *weight);    /* branch -> added to x, normed */
+
+/* What a product gave for n_q_heads q heads and n_kv_heads k heads, ready for RoPE: biases added, heads normed, in place.
+ * heads [n_q_heads + 2 n_kv_heads][head_dim]; either count may be 0, then so is what belongs to it. */
+void cpu_finish_heads(const tmx_session *s, int32_t layer, int32_t n_q_heads, int32_t n_kv_heads, float *heads);
+/* The gate of the family: [n_ff], [n_ff] -> gated [n_ff] */
+void cpu_gate_row(const tmx_session *s, const float *gate, const float *up, void *gated, tmx_type type);
+/* RoPE's angles of a position -> row `row` of cos and sin, and of window_cos and window_sin */
+void cpu_angles(const tmx_session *s, int32_t position, int32_t row);
+/* One token's embedding -> x [n_embd] */
+void cpu_embed_token(const tmx_session *s, int32_t token, float *x);
 
 /* ---- one_row.c: one row in f32 straight from the file's blocks: every row of decoding, and in prefill the one row of the
  * last layer that a prompt's answer needs. */
@@ -53,6 +67,7 @@ typedef struct row_place {
     int32_t seq, position;
     bool is_prefill;               /* the layer's pattern applies; false: decoding, dense */
     const float *cos, *sin;        /* [n_rot / 2] of this position */
+    const float *window_cos, *window_sin;
 } row_place;
 
 /* K and V of the residual row x [n_embd], appended to the cache. */

@@ -8,13 +8,14 @@
 typedef struct row_buffers {
     float *x, *normed;             /* [n_embd] */
     float *q, *heads;              /* [n_heads * head_dim] */
-    float *kv;                     /* [n_kv_heads * head_dim] */
+    float *kv;                     /* [2 n_kv_heads * head_dim] */
+    float *branch;                 /* [n_embd] */
     float *gate, *up, *gated;      /* [n_ff] */
 } row_buffers;
 
 size_t one_row_floats(const tmx_model_info *m)
 {
-    return 2 * (size_t)m->n_embd + (size_t)(2 * m->n_heads + m->n_kv_heads) * (size_t)m->head_dim + 3 * (size_t)m->n_ff;
+    return 3 * (size_t)m->n_embd + (size_t)(2 * m->n_heads + 2 * m->n_kv_heads) * (size_t)m->head_dim + 3 * (size_t)m->n_ff;
 }
 
 static cpu_run *run_of(const tmx_session *s) { return s->state; }
@@ -28,7 +29,8 @@ static row_buffers buffers(const tmx_session *s)
     b.q = b.normed + m->n_embd;
     b.heads = b.q + n_q;
     b.kv = b.heads + n_q;
-    b.gate = b.kv + (size_t)m->n_kv_heads * (size_t)m->head_dim;
+    b.branch = b.kv + 2 * (size_t)m->n_kv_heads * (size_t)m->head_dim;
+    b.gate = b.branch + m->n_embd;
     b.up = b.gate + m->n_ff;
     b.gated = b.up + m->n_ff;
     return b;
@@ -40,11 +42,13 @@ static void product(tmx_session *s, const gguf_tensor *w, const float *x, float 
     matvec_run(&source, x, y, is_added, s->model->isa, run_of(s)->act.scratch, s->pool);
 }
 
-static void turn_heads(const tmx_session *s, int32_t n_heads, const row_place *place, float *x)
+static void turn_heads(const tmx_session *s, int32_t layer, int32_t n_heads, const row_place *place, float *x)
 {
     const model_shape *m = &s->model->tensors.shape;
+    const bool has_window = tmx_model_layer_has_window(&s->model->info, layer);
+    const float *cos = has_window ? place->window_cos : place->cos, *sin = has_window ? place->window_sin : place->sin;
     for (int32_t h = 0; h < n_heads; h++, x += m->head_dim) {
-        run_of(s)->rows->rope(x, place->cos, place->sin, m->n_rot, m->head_dim, m->rope, x, TMX_TYPE_F32);
+        run_of(s)->rows->rope(x, cos, sin, m->n_rot, m->head_dim, m->rope, x, TMX_TYPE_F32);
     }
 }
 
@@ -63,22 +67,35 @@ void one_row_append(tmx_session *s, int32_t layer, const row_place *place, const
     cpu_run *r = run_of(s);
     const row_buffers b = buffers(s);
     normed_row(s, s->model->layers[layer].attn_norm, x, b.normed);
-    for (int is_v = 0; is_v < 2; is_v++) {
-        product(s, is_v ? t->v : t->k, b.normed, b.kv, false);
-        if (!is_v) turn_heads(s, m->n_kv_heads, place, b.kv);
-        for (int32_t h = 0; h < m->n_kv_heads; h++) {
-            r->rows->convert(b.kv + (size_t)h * (size_t)m->head_dim, m->head_dim,
-                             kv_row(&r->kv, is_v ? r->kv.v : r->kv.k, layer, place->seq, h, place->position), r->kv.type);
-        }
+    const size_t head_dim = (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * head_dim;
+    product(s, t->k, b.normed, b.kv, false);
+    product(s, t->v, b.normed, b.kv + n_kv, false);
+    cpu_finish_heads(s, layer, 0, m->n_kv_heads, b.kv);
+    turn_heads(s, layer, m->n_kv_heads, place, b.kv);
+    for (int32_t h = 0; h < m->n_kv_heads; h++) {
+        const float *k = b.kv + (size_t)h * head_dim;
+        r->rows->convert(k, m->head_dim, kv_row(&r->kv, r->kv.k, layer, place->seq, h, place->position), r->kv.type);
+        r->rows->convert(k + n_kv, m->head_dim, kv_row(&r->kv, r->kv.v, layer, place->seq, h, place->position), r->kv.type);
     }
+}
+
+/* Decoding reads the cache densely: a layer's window is where its keys begin. */
+static int32_t first_key(const tmx_session *s, int32_t layer, const row_place *place)
+{
+    const tmx_model_info *m = &s->model->info;
+    if (place->is_prefill || !tmx_model_layer_has_window(m, layer) || place->position < m->n_window) return 0;
+    return place->position - m->n_window + 1;
 }
 
 static void attend(tmx_session *s, int32_t layer, const row_place *place, const row_buffers *b)
 {
     cpu_run *r = run_of(s);
+    const int32_t first = first_key(s, layer, place), position = place->position - first;
+    const size_t skipped = (size_t)first * (size_t)s->model->info.head_dim * type_bytes(r->kv.type);
     const tmx_attention_seq seq = {
-        .q = b->q, .out = b->heads, .q_begin = place->position, .n_q = 1, .n_prompt = place->position + 1,
-        .k = kv_view(&r->kv, r->kv.k, layer, place->seq), .v = kv_view(&r->kv, r->kv.v, layer, place->seq),
+        .q = b->q, .out = b->heads, .q_begin = position, .n_q = 1, .n_prompt = position + 1,
+        .k = (const char *)kv_view(&r->kv, r->kv.k, layer, place->seq) + skipped,
+        .v = (const char *)kv_view(&r->kv, r->kv.v, layer, place->seq) + skipped,
     };
     tmx_attention_params params = cpu_attention(s, TMX_TYPE_F32);
     params.seqs = &seq;
@@ -96,6 +113,18 @@ static void attend(tmx_session *s, int32_t layer, const row_place *place, const 
     s->layer_attention_ms[layer] += now_ms() - start;
 }
 
+/* W input, normed where branches are, added to x. */
+static void add_branch(tmx_session *s, const gguf_tensor *w, const float *input, const float *norm, const row_buffers *b, float *x)
+{
+    if (norm == NULL) {
+        product(s, w, input, x, true);
+        return;
+    }
+    product(s, w, input, b->branch, false);
+    normed_row(s, norm, b->branch, b->branch);
+    for (int32_t i = 0; i < s->model->info.n_embd; i++) x[i] += b->branch[i];
+}
+
 void one_row_layer(tmx_session *s, int32_t layer, const row_place *place, float *x)
 {
     const tmx_model_info *m = &s->model->info;
@@ -103,14 +132,15 @@ void one_row_layer(tmx_session *s, int32_t layer, const row_place *place, float 
     const row_buffers b = buffers(s);
     normed_row(s, w->attn_norm, x, b.normed);
     product(s, w->tensors->q, b.normed, b.q, false);
-    turn_heads(s, m->n_heads, place, b.q);
+    cpu_finish_heads(s, layer, m->n_heads, 0, b.q);
+    turn_heads(s, layer, m->n_heads, place, b.q);
     attend(s, layer, place, &b);
-    product(s, w->tensors->attn_output, b.heads, x, true);
+    add_branch(s, w->tensors->attn_output, b.heads, w->attn_branch_norm, &b, x);
     normed_row(s, w->ffn_norm, x, b.normed);
     product(s, w->tensors->gate, b.normed, b.gate, false);
     product(s, w->tensors->up, b.normed, b.up, false);
-    run_of(s)->rows->swiglu(b.gate, b.up, m->n_ff, b.gated, TMX_TYPE_F32);
-    product(s, w->tensors->down, b.gated, x, true);
+    cpu_gate_row(s, b.gate, b.up, b.gated, TMX_TYPE_F32);
+    add_branch(s, w->tensors->down, b.gated, w->ffn_branch_norm, &b, x);
 }
 
 void one_row_logits(tmx_session *s, const float *x, float *logits)

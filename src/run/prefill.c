@@ -12,7 +12,7 @@
 /* A plan may leave short prompts dense: the chunk's segments go by the pattern that each of them gets. */
 static void attend(const backend *b, chunk *c)
 {
-    tmx_pattern pattern = c->s->plan->layers[c->layer];
+    tmx_pattern pattern = plan_layer_pattern(c->s->plan, c->layer, INT32_MAX);
     b->attend(c, &pattern);
     if (pattern.kind == TMX_PATTERN_DENSE) return;
     pattern.kind = TMX_PATTERN_DENSE;
@@ -27,6 +27,7 @@ static bool report(const tmx_session *s, const tmx_progress *progress)
 static tmx_status prefill_chunk(chunk *c, const tmx_prompt *prompts, tmx_progress *progress, tmx_error *err)
 {
     const backend *b = c->s->backend;
+    const bool has_branch_norms = c->s->model->tensors.shape.has_branch_norms;
     b->embed(c);
     for (c->layer = 0; c->layer < c->s->model->info.n_layers; c->layer++) {
         b->norm(c, NORM_ATTENTION);
@@ -39,10 +40,12 @@ static tmx_status prefill_chunk(chunk *c, const tmx_prompt *prompts, tmx_progres
             b->place_heads(c);
             attend(b, c);
             b->product(c, PRODUCT_ATTN_OUTPUT);
+            if (has_branch_norms) b->add_branch(c, NORM_ATTENTION);
             b->norm(c, NORM_FFN);
             b->product(c, PRODUCT_GATE_UP);
             b->gate(c);
             b->product(c, PRODUCT_DOWN);
+            if (has_branch_norms) b->add_branch(c, NORM_FFN);
         }
         const int64_t n_before = progress->n_done;
         TRY(b->catch_up(c, &progress->n_done, err));

@@ -78,6 +78,7 @@ static tmx_status fill_session(tmx_session *s, const tmx_model *model, const tmx
     TRY(resolve_params(info, params, &s->params, err));
     if (plan == NULL) TRY(plan_create_dense(&s->plan, info->n_layers, err));
     else TRY(plan_copy(&s->plan, plan, err));
+    TRY(plan_bind_windows(s->plan, info, err));
     tmx_memory memory;
     TRY(s->backend->plan_memory(&at, &s->params, &memory, err));
     const uint64_t n_needed = memory.kv_bytes + memory.workspace_bytes;
@@ -154,6 +155,11 @@ tmx_status tmx_session_set_plan(tmx_session *s, const tmx_plan *plan, tmx_error 
     }
     tmx_plan *copy;
     TRY(plan_copy(&copy, plan, err));
+    const tmx_status status = plan_bind_windows(copy, &s->model->info, err);
+    if (status != TMX_OK) {
+        tmx_plan_free(copy);
+        return status;
+    }
     tmx_plan_free(s->plan);
     s->plan = copy;
     return TMX_OK;
