@@ -63,15 +63,22 @@ static int remember(conversation *c, char *user, const answer *a)
 
 /* ---------------------------------------------------------------- one turn */
 
-static int tokenize(const conversation *c, const char *user, int32_t **ids, size_t *n_ids)
+/* NULL after a complaint, whose exit code is *code. */
+static int32_t *tokenize(const conversation *c, const char *user, size_t *n_ids, int *code)
 {
     const tmx_chat chat = { .system = c->r->options->system, .user = user, .turns = c->turns, .n_turns = c->n_turns };
     tmx_error err;
-    if (tmx_chat_tokenize(c->r->model, &chat, NULL, 0, n_ids, &err) != TMX_OK) return complain_error(&err);
-    *ids = malloc((*n_ids + 1) * sizeof **ids);
-    if (*ids == NULL) return out_of_memory();
-    if (tmx_chat_tokenize(c->r->model, &chat, *ids, *n_ids, n_ids, &err) != TMX_OK) return complain_error(&err);
-    return 0;
+    int32_t *ids = NULL;
+    tmx_status status = tmx_chat_tokenize(c->r->model, &chat, NULL, 0, n_ids, &err);
+    if (status == TMX_OK) {
+        ids = malloc((*n_ids + 1) * sizeof *ids);
+        if (ids == NULL) *code = out_of_memory();
+        else status = tmx_chat_tokenize(c->r->model, &chat, ids, *n_ids, n_ids, &err);
+    }
+    if (status == TMX_OK) return ids;
+    *code = complain_error(&err);
+    free(ids);
+    return NULL;
 }
 
 /* At least one token is left to prefill. */
@@ -151,22 +158,22 @@ static int answer_turn(conversation *c, char *user, const int32_t *ids, size_t n
  * without it. */
 static int take_turn(conversation *c, char *user)
 {
-    int32_t *ids = NULL;
-    size_t n_ids;
     const size_t n_ctx = (size_t)tmx_session_n_ctx(c->r->session);
-    int code = tokenize(c, user, &ids, &n_ids);
-    if (code == 0 && n_ids > n_ctx) {
+    size_t n_ids;
+    int code = 0;
+    int32_t *ids = tokenize(c, user, &n_ids, &code);
+    if (ids == NULL) {
+        free(user);
+    } else if (n_ids > n_ctx) {
         code = complain(EXIT_INPUT, "with this turn the conversation has %zu tokens, the context holds %zu; /clear begins anew, "
                         "and -c gives more room", n_ids, n_ctx);
         if (c->is_terminal) code = 0;
         free(user);
-    } else if (code == 0) {
+    } else {
         signals_begin_polite();
         code = answer_turn(c, user, ids, n_ids);
         signals_end_polite();
         signals_forget();
-    } else {
-        free(user);
     }
     free(ids);
     return code;

@@ -85,8 +85,8 @@ static vocab *open_spm(void)
     gw_free(&scores);
     gw_free(&types);
     gw_bytes bytes = gw_finish(&w);
-    tmx_file *file;
-    vocab *v;
+    tmx_file *file = NULL;
+    vocab *v = NULL;
     must(gguf_open_memory(&file, bytes.data, bytes.n_bytes, "spm", NULL) == TMX_OK && vocab_create(&v, file, NULL) == TMX_OK);
     tmx_file_close(file);
     gw_free(&bytes);

@@ -129,7 +129,7 @@ tmx_status gguf_join(tmx_file **file, tmx_file *const *parts, int32_t n_parts, t
         return status;
     }
     tmx_file *first = parts[0];
-    memcpy(owned, parts, (size_t)n_parts * sizeof *owned);
+    for (int32_t k = 0; k < n_parts; k++) owned[k] = parts[k];
     mem_free(first->tensors);      /* the names stay in their parts' arenas */
     mem_free(first->tensor_names.sorted);
     first->tensors = tensors;
@@ -176,7 +176,7 @@ static tmx_status open_parts(tmx_file **file, tmx_file *given, const char *given
         status = refuse(err, TMX_E_FORMAT, "%s: is part %u of %u by its keys, so its name must end in %s for the others to be found",
                         given->label, given_no + 1, count, suffix);
     }
-    if (path != NULL) memcpy(path, given_path, n_path);
+    if (path != NULL) memcpy(path, given_path, n_path + 1);
     for (uint32_t no = 0; no < count && status == TMX_OK; no++) {
         if (no != given_no) status = open_part(&parts[no], path, n_path - n_suffix, no, count, err);
     }
