@@ -1,0 +1,256 @@
+/* test_families.c - a tiny random model of every family: logits against transformers' own class (stored), chunks and threads
+ * against each other to the bit, prefill against decoding, and what a plan may change. */
+#include "tiny_family.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { N_STORED = (TF_VOCAB + 3) / 4, MAX_TOKENS = 300 };
+
+/* Largest difference relative to the largest logit; measured: 5e-6, phi3-long at 300 tokens. */
+static const double limit = 1e-4;
+
+typedef struct golden {
+    char name[32];
+    int n_tokens;
+    double largest, logits[N_STORED];
+} golden;
+
+static golden goldens[3 * 16];
+static int n_goldens;
+static double worst;
+static int32_t tokens[MAX_TOKENS];
+
+static int read_goldens(void **state)
+{
+    (void)state;
+    FILE *file = fopen("tests/vectors/logits_families.txt", "r");
+    char head[256];
+    if (file == NULL || fgets(head, sizeof head, file) == NULL) return -1;
+    for (golden *g = goldens; fscanf(file, "%31s %d %lf", g->name, &g->n_tokens, &g->largest) == 3; g++, n_goldens++) {
+        for (int i = 0; i < N_STORED; i++) {
+            if (fscanf(file, "%lf", &g->logits[i]) != 1) return -1;
+        }
+    }
+    tf_tokens(tokens, MAX_TOKENS);
+    return fclose(file);
+}
+
+/* ---------------------------------------------------------------- running */
+
+typedef struct run_case {
+    tmx_isa isa;
+    tmx_compute compute;
+    int32_t n_threads, n_chunk, n_ctx;
+    const char *plan;              /* or NULL */
+    int n_decoded;                 /* of the tokens, the last ones by decoding */
+} run_case;
+
+static void run(const tf_model *m, int n_tokens, const run_case *c, float *logits)
+{
+    tmx_error err;
+    tmx_pool *pool;
+    tmx_model *model;
+    tmx_session *session;
+    tmx_plan *plan = NULL;
+    if (tmx_pool_create(&pool, c->n_threads, &err) != TMX_OK) fail_msg("%s", err.text);
+    const tmx_model_params params = { .compute = c->compute, .isa = c->isa };
+    if (tmx_model_open(&model, m->path, &params, pool, &err) != TMX_OK) fail_msg("%s: %s", m->spec->name, err.text);
+    if (c->plan != NULL) {
+        if (tmx_plan_parse(&plan, c->plan, tmx_model_info_get(model), &err) != TMX_OK) fail_msg("%s", err.text);
+        assert_int_equal(tmx_plan_set_sizes(plan, 2, 8, 4, &err), TMX_OK);
+    }
+    const tmx_session_params sizes = { .n_ctx = c->n_ctx > 0 ? c->n_ctx : n_tokens, .n_chunk = c->n_chunk };
+    if (tmx_session_create(&session, model, plan, pool, &sizes, &err) != TMX_OK) fail_msg("%s", err.text);
+    const int n_first = n_tokens - c->n_decoded;
+    const tmx_prompt prompt = { .tokens = tokens, .n_tokens = n_first, .logits = logits };
+    if (tmx_prefill(session, &prompt, 1, &err) != TMX_OK) fail_msg("%s", err.text);
+    for (int i = n_first; i < n_tokens; i++) assert_int_equal(tmx_decode(session, 0, tokens[i], logits, &err), TMX_OK);
+    tmx_session_free(session);
+    tmx_plan_free(plan);
+    tmx_model_close(model);
+    tmx_pool_free(pool);
+}
+
+static void compare(const golden *g, const float *logits, const char *how)
+{
+    for (int i = 0; i < N_STORED; i++) {
+        const double diff = fabs((double)logits[4 * i] - g->logits[i]) / g->largest;
+        if (!(diff <= limit)) {
+            fail_msg("%s, %d tokens, %s: logit %d is %.7g, transformers has %.7g", g->name, g->n_tokens, how, 4 * i,
+                     (double)logits[4 * i], g->logits[i]);
+        }
+        if (diff > worst) worst = diff;
+    }
+}
+
+/* ---------------------------------------------------------------- tests */
+
+static void logits_are_those_of_transformers(void **state)
+{
+    (void)state;
+    static const run_case whole = { .compute = TMX_COMPUTE_F32, .n_threads = 2 };
+    static const run_case plain = { .compute = TMX_COMPUTE_F32, .n_threads = 1, .isa = TMX_ISA_SCALAR, .n_chunk = 64 };
+    float logits[TF_VOCAB];
+    int n_compared = 0;
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        tf_model m;
+        tf_create(&m, &tf_specs[i]);
+        for (int k = 0; k < n_goldens; k++) {
+            if (strcmp(goldens[k].name, m.spec->name) != 0) continue;
+            run(&m, goldens[k].n_tokens, &whole, logits);
+            compare(&goldens[k], logits, "prefill");
+            run(&m, goldens[k].n_tokens, &plain, logits);
+            compare(&goldens[k], logits, "scalar prefill in chunks");
+            run_case decoded = whole;
+            decoded.n_decoded = goldens[k].n_tokens / 3;
+            run(&m, goldens[k].n_tokens, &decoded, logits);
+            compare(&goldens[k], logits, "decoding after a prefill");
+            n_compared++;
+        }
+        tf_free(&m);
+    }
+    assert_int_equal(n_compared, 3 * TF_N_SPECS);
+}
+
+static void chunks_and_threads_move_no_bit(void **state)
+{
+    (void)state;
+    static const char *const plans[] = { "dense", "triangle" };
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        tf_model m;
+        tf_create(&m, &tf_specs[i]);
+        for (int k = 0; k < 4; k++) {
+            float whole[TF_VOCAB], cut[TF_VOCAB];
+            run_case c = { .compute = k % 2 == 0 ? TMX_COMPUTE_F32 : TMX_COMPUTE_BF16, .n_threads = 1, .plan = plans[k / 2] };
+            run(&m, MAX_TOKENS, &c, whole);
+            c.n_threads = 3;
+            c.n_chunk = 41;
+            run(&m, MAX_TOKENS, &c, cut);
+            assert_memory_equal(whole, cut, sizeof whole);
+        }
+        tf_free(&m);
+    }
+}
+
+/* In bf16 the products see rounded values: close, and the same to a few parts in a hundred. */
+static void bf16_is_near_f32(void **state)
+{
+    (void)state;
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        tf_model m;
+        float exact[TF_VOCAB], rounded[TF_VOCAB], largest = 0, diff = 0;
+        tf_create(&m, &tf_specs[i]);
+        run(&m, 33, &(run_case){ .compute = TMX_COMPUTE_F32, .n_threads = 1 }, exact);
+        run(&m, 33, &(run_case){ .compute = TMX_COMPUTE_BF16, .n_threads = 1 }, rounded);
+        for (int k = 0; k < TF_VOCAB; k++) {
+            largest = fmaxf(largest, fabsf(exact[k]));
+            diff = fmaxf(diff, fabsf(exact[k] - rounded[k]));
+        }
+        if (!(diff <= 0.1f * largest)) fail_msg("%s: bf16 differs by %g of %g", m.spec->name, (double)diff, (double)largest);
+        tf_free(&m);
+    }
+}
+
+/* Which divisors hold is the session's matter: the same prompt in a longer one gets the long ones. */
+static void longrope_goes_by_the_session(void **state)
+{
+    (void)state;
+    tf_model m;
+    float fitting[TF_VOCAB], roomy[TF_VOCAB], edge[TF_VOCAB];
+    tf_create(&m, &tf_specs[TF_N_SPECS - 1]);
+    assert_string_equal(m.spec->name, "phi3-long");
+    run_case c = { .compute = TMX_COMPUTE_F32, .n_threads = 1 };
+    run(&m, 33, &c, fitting);
+    c.n_ctx = TF_CTX_ORIGINAL;
+    run(&m, 33, &c, edge);
+    assert_memory_equal(fitting, edge, sizeof edge);
+    c.n_ctx = TF_CTX_ORIGINAL + 1;
+    run(&m, 33, &c, roomy);
+    assert_memory_not_equal(fitting, roomy, sizeof roomy);
+    tf_free(&m);
+}
+
+static const tf_spec *spec_of(const char *name)
+{
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        if (strcmp(tf_specs[i].name, name) == 0) return &tf_specs[i];
+    }
+    return NULL;
+}
+
+static void a_plan_leaves_own_windows_alone(void **state)
+{
+    (void)state;
+    tf_model m;
+    tmx_error err;
+    tmx_pool *pool;
+    tmx_model *model;
+    tmx_plan *plan, *other;
+    tmx_session *session;
+    char text[256];
+    tf_create(&m, spec_of("gemma3"));
+    assert_int_equal(tmx_pool_create(&pool, 1, &err), TMX_OK);
+    assert_int_equal(tmx_model_open(&model, m.path, NULL, pool, &err), TMX_OK);
+    const tmx_model_info *info = tmx_model_info_get(model);
+    assert_int_equal(info->n_window, TF_WINDOW);
+    assert_true(tmx_model_layer_has_window(info, 4) && !tmx_model_layer_has_window(info, 5) && tmx_model_layer_has_window(info, 6));
+
+    assert_int_equal(tmx_plan_parse(&plan, "triangle", info, &err), TMX_OK);
+    assert_string_equal(tmx_plan_text(plan, text, sizeof text),
+                        "triangle 5 (sink 8, window 512, last 128), the model's own window of 32 0-4,6");
+    assert_int_equal(tmx_plan_layer(plan, 5)->kind, TMX_PATTERN_TRIANGLE);
+    assert_int_equal(tmx_plan_layer(plan, 6)->kind, TMX_PATTERN_DENSE);
+    assert_int_equal(tmx_plan_own_window(plan, 6), TF_WINDOW);
+    assert_int_equal(tmx_plan_own_window(plan, 5), 0);
+    assert_int_equal(tmx_plan_parse(&other, "triangle:5", info, &err), TMX_OK);
+    tmx_plan_free(other);
+    assert_int_equal(tmx_plan_parse(&other, "triangle:4-5", info, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "plan: layer 4 has a sliding window of the model's own, of 32 tokens, which a plan cannot change");
+
+    /* A plan that was made for a model without windows meets one that has them in the session. */
+    tmx_model_info without = *info;
+    without.n_window = 0;
+    assert_int_equal(tmx_plan_parse(&other, "triangle:3", &without, &err), TMX_OK);
+    const tmx_session_params sizes = { .n_ctx = 64 };
+    assert_int_equal(tmx_session_create(&session, model, other, pool, &sizes, &err), TMX_E_ARG);
+    assert_non_null(strstr(err.text, "layer 3 has a sliding window of the model's own"));
+    assert_int_equal(tmx_session_create(&session, model, plan, pool, &sizes, &err), TMX_OK);
+    assert_int_equal(tmx_session_set_plan(session, other, &err), TMX_E_ARG);
+    tmx_session_free(session);
+    tmx_plan_free(other);
+
+    /* A plan file says the same. */
+    assert_int_equal(tmx_plan_parse(&other, "triangle:6", &without, &err), TMX_OK);
+    snprintf(text, sizeof text, "%s.json", m.path);
+    assert_int_equal(tmx_plan_save(other, text, &err), TMX_OK);
+    tmx_plan_free(other);
+    assert_int_equal(tmx_plan_parse(&other, text, info, &err), TMX_E_FORMAT);
+    assert_non_null(strstr(err.text, "layer 6 has a sliding window of the model's own, of 32 tokens, which a plan cannot change"));
+    unlink(text);
+    tmx_plan_free(plan);
+    tmx_model_close(model);
+    tmx_pool_free(pool);
+    tf_free(&m);
+}
+
+static int report(void **state)
+{
+    (void)state;
+    printf("# worst difference from transformers: %.2g of the largest logit\n", worst);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_are_those_of_transformers),
+        cmocka_unit_test(chunks_and_threads_move_no_bit),
+        cmocka_unit_test(bf16_is_near_f32),
+        cmocka_unit_test(longrope_goes_by_the_session),
+        cmocka_unit_test(a_plan_leaves_own_windows_alone),
+    };
+    return cmocka_run_group_tests(tests, read_goldens, report);
+}
