@@ -1,6 +1,7 @@
-# TMX_CUDA: build the CUDA kernels?  AUTO: if nvcc is there.  They are objects made by nvcc and joined to the room attn, so the
-# rest of the build knows no second language and links with the C compiler (hence no C++ runtime: no exceptions, no guards); the
-# CUDA runtime is linked statically.
+# TMX_CUDA: build the CUDA kernels?  AUTO: if nvcc is there.  They are objects made by nvcc and joined to the rooms attn and ops,
+# so the rest of the build knows no second language and links with the C compiler (hence no C++ runtime: no exceptions, no
+# guards); the CUDA runtime is linked statically.  Of cuBLASLt only the header is needed: the library is loaded when a device
+# is opened.  Without it attention is there, the operators of the room ops (and with them models on the GPU) are not.
 set(TMX_CUDA AUTO CACHE STRING "CUDA kernels: AUTO (if nvcc is found), ON, OFF")
 set_property(CACHE TMX_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(TMX_HAS_CUDA FALSE)
@@ -14,6 +15,17 @@ if(NOT TMX_CUDA STREQUAL "OFF")
         message(FATAL_ERROR "TMX_CUDA=ON, but no CUDA toolkit 12.5 or later with nvcc was found")
     else()
         set(TMX_CUDA_TEXT "not found")
+    endif()
+endif()
+set(TMX_HAS_CUBLASLT FALSE)
+set(TMX_CUBLASLT_TEXT "off")
+if(TMX_HAS_CUDA)
+    find_path(CUBLASLT_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
+    if(CUBLASLT_INCLUDE)
+        set(TMX_HAS_CUBLASLT TRUE)
+        set(TMX_CUBLASLT_TEXT "header found; the library is loaded when a GPU is opened")
+    else()
+        set(TMX_CUBLASLT_TEXT "no cublasLt.h beside CUDA's headers: no models on the GPU")
     endif()
 endif()
 

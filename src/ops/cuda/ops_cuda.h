@@ -74,9 +74,12 @@ tmx_status gpu_weight_fill(gpu *g, const gpu_weight *weight, const matmul_source
 /* Normal numbers with this standard deviation, the same for the same seed: models made for timing. */
 void gpu_weight_random(gpu *g, const gpu_weight *weight, float deviation, uint64_t seed);
 /* Chooses the product algorithm by timing the library's candidates on n_rows rows of random numbers, for this pair of y type
- * and is_added; weights of one shape share the choice.  Waits.  scratch: device memory for x and y of n_rows rows. */
+ * and is_added; weights of one shape share the choice.  Waits.  scratch: device memory for x and y of n_rows rows.  n_rows >= 2.
+ * Only candidates that agree to the bit are considered: tuning changes the time, never the result. */
 tmx_status gpu_weight_tune(gpu *g, gpu_weight *weight, int32_t n_rows, tmx_type y_type, bool is_added, void *scratch,
                            tmx_error *err);
+/* One line about the choice: candidates, rates. */
+void gpu_weight_describe(const gpu_weight *weight, char *text, size_t size);
 /* y[r][o] (+)= sum over i of x[r][i] * w[o][i].  x bf16, row stride x_stride elements; y bf16 or f32, row stride y_stride;
  * is_added needs f32. */
 void gpu_product(gpu *g, const gpu_weight *weight, const void *x, size_t x_stride, int32_t n_rows, void *y, size_t y_stride,
@@ -97,10 +100,11 @@ void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void 
 /* Rows of a chunk that belong to sequences: row r is token position positions[r] of sequence seqs[r]. */
 typedef struct gpu_place {
     const int32_t *positions, *seqs;               /* device, [n_rows] */
-    const float *inverse_freq;     /* device, [n_rot / 2]: RoPE angle of position p = p * inverse_freq[i], in f64 or exact to 1e-6 rad */
+    const float *inverse_freq;     /* device, [n_rot / 2]: the RoPE angle is the f32 product position * inverse_freq[i], as in rows.h */
     int32_t n_rows, n_heads, n_kv_heads, head_dim, n_rot;
     rope_style rope;
-    void *k, *v;                   /* KV cache of this layer, bf16 [n_seqs][n_kv_heads][n_ctx][head_dim] */
+    void *k, *v;                   /* KV cache of this layer, bf16 [n_seqs][n_kv_heads][n_ctx][head_dim]; positions outside
+                                    * [0, n_ctx) are not written */
     int32_t n_ctx;
 } gpu_place;
 /* qkv [n_rows][(n_heads + 2 n_kv_heads) * head_dim] (or [2 n_kv_heads * head_dim] when q is NULL), bf16 or f32: q turned into q
@@ -111,10 +115,11 @@ void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type q
 
 /* Attention of one new row for each of n_rows sequences over positions 0..positions[r], dense: split over key ranges of fixed
  * length, merged in a fixed order, so that the cut depends on n_ctx alone.  q bf16 [n_rows][n_heads][head_dim], out f32 of the
- * same shape.  scratch: gpu_decode_attention_bytes(). */
+ * same shape, 0 for a position below 0.  scratch: gpu_decode_attention_bytes(), 256-byte aligned.
+ * head_dim 64 or 128, groups of 1..16 query heads a KV head; anything else is kept as TMX_E_UNSUPPORTED. */
 size_t gpu_decode_attention_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t n_ctx);
 void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, const void *q, float *out, void *scratch);
-/* *token = arg-max of logits [n]; ties: lowest index. */
+/* *token = arg-max of logits [n]; ties: lowest index; NaN never wins, and 0 if nothing does. */
 void gpu_argmax(gpu *g, const float *logits, int32_t n, int32_t *token);
 
 #ifdef __cplusplus
