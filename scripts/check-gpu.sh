@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# check-gpu.sh [BUILD]: everything that needs a GPU, in one go: the CUDA kernels against the f64 oracle on random shapes, the same
-# under compute-sanitizer (memcheck, racecheck) on small ones, and the machine code.  BUILD is build/release unless given;
+# check-gpu.sh [BUILD]: everything that needs a GPU, in one go: the attention kernels against the f64 oracle on random shapes, the
+# operators of the room ops, the same under compute-sanitizer (memcheck, racecheck) on small ones, and the machine code.  BUILD is build/release unless given;
 # it is configured and built first if it is not there.  Ends with one line: N passed, N failed, N skipped.
 set -u
 cd "$(dirname "$0")/.."
@@ -24,14 +24,16 @@ tally() {
     n_passed=$((n_passed + p)) n_failed=$((n_failed + f)) n_skipped=$((n_skipped + ${s:-0}))
 }
 
-if [ ! -x "$build/check_gpu" ]; then
+if [ ! -x "$build/check_gpu_ops" ]; then
     cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DTMX_CUDA=ON && cmake --build "$build" || exit 3
 fi
 tally "$build/check_gpu" --cases 150
 tally "$build/check_gpu" --cases 60 --seed 2
+tally "$build/check_gpu_ops"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu" --small --cases 12
+        tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_ops" --small
     done
 else
     echo "skipped: no compute-sanitizer on the PATH"

@@ -1,0 +1,1024 @@
+/* check_gpu_ops - the device operators against the CPU's rows and f64 loops, awkward shapes first.
+ *
+ *     check_gpu_ops [--seed N] [--small] [--time]     --small: shapes for a run under compute-sanitizer; --time: rates instead
+ *
+ * Outputs start as NaN between guard zones.  Ends with one line: N passed, N failed, N skipped.  Without a GPU all of it is one
+ * skipped test. */
+#include "base/num.h"
+#include "gguf/blocks.h"
+#include "ops/cuda/ops_cuda.h"
+
+#include <cuda_runtime_api.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Relative L2 of a whole output against f64. */
+enum bound { EXACT_F32, ROUNDED_BF16, PRODUCT_F32, DECODE, N_BOUNDS };
+static const struct { const char *name; double limit; } bounds[N_BOUNDS] = {
+    { "rows, f32", 1e-6 }, { "rounded to bf16", 2.5e-3 }, { "products, f32", 1e-5 }, { "decode attention", 3e-5 },
+};
+static double worst[N_BOUNDS];
+
+enum { GUARD_BYTES = 4096, POISON = 0xff };
+
+static uint64_t seed = 1;
+static int32_t n_passed, n_failed;
+static bool is_small;
+static gpu *g;
+
+static uint32_t random_u32(void)
+{
+    uint64_t z = (seed += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ (z >> 31)) >> 32);
+}
+
+static int32_t random_in(int32_t begin, int32_t end) { return begin + (int32_t)(random_u32() % (uint32_t)(end - begin)); }
+
+static float random_normal(void)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < 4; i++) sum += (float)(random_u32() >> 8) * 0x1p-24f - 0.5f;
+    return sum * 1.7320508f;
+}
+
+static void report(bool is_ok, const char *op, const char *what, int32_t a, int32_t b, int32_t c)
+{
+    if (is_ok) n_passed++;
+    else {
+        n_failed++;
+        printf("FAILED %s %d x %d x %d: %s\n", op, a, b, c, what);
+    }
+}
+
+static void stop_at(bool is_ok, const char *what)
+{
+    if (is_ok) return;
+    printf("%s\n%d passed, %d failed, 0 skipped\n", what, n_passed, n_failed + 1);
+    exit(2);
+}
+
+static void cuda_ok(cudaError_t error, const char *what)
+{
+    if (error != cudaSuccess) printf("%s: %s\n", what, cudaGetErrorString(error));
+    stop_at(error == cudaSuccess, "a CUDA call failed");
+}
+#define CUDA_OK(call) cuda_ok((call), #call)
+
+static void wait_ok(void)
+{
+    tmx_error err;
+    const tmx_status status = gpu_wait(g, &err);
+    if (status != TMX_OK) printf("%s\n", err.text);
+    stop_at(status == TMX_OK, "the device failed");
+}
+
+/* ---------------------------------------------------------------- memory on both sides */
+
+static void *host_alloc(size_t n)
+{
+    void *p = malloc(n > 0 ? n : 1);
+    stop_at(p != NULL, "out of memory");
+    return p;
+}
+
+typedef struct device_buffer {     /* n bytes between two guard zones, all of it NaN at first */
+    unsigned char *base;
+    void *data;
+    size_t n_bytes;
+} device_buffer;
+
+static void poison(const device_buffer *b)
+{
+    CUDA_OK(cudaMemset(b->base, POISON, b->n_bytes + (size_t)2 * GUARD_BYTES));
+    CUDA_OK(cudaDeviceSynchronize());
+}
+
+static device_buffer device_alloc(size_t n_bytes)
+{
+    device_buffer b = { .n_bytes = n_bytes };
+    CUDA_OK(cudaMalloc((void **)&b.base, n_bytes + (size_t)2 * GUARD_BYTES));
+    b.data = b.base + GUARD_BYTES;
+    poison(&b);
+    return b;
+}
+
+static device_buffer device_copy(const void *from, size_t n_bytes)
+{
+    device_buffer b = device_alloc(n_bytes);
+    CUDA_OK(cudaMemcpy(b.data, from, n_bytes, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaDeviceSynchronize());
+    return b;
+}
+
+static void device_free(device_buffer *b)
+{
+    CUDA_OK(cudaFree(b->base));
+    b->base = NULL;
+}
+
+/* What the buffer holds now; the guards must be whole. */
+static void *download(const device_buffer *b)
+{
+    unsigned char guard[2 * GUARD_BYTES];
+    void *to = host_alloc(b->n_bytes);
+    tmx_error err;
+    stop_at(gpu_download(g, to, b->data, b->n_bytes, &err) == TMX_OK, err.text);
+    CUDA_OK(cudaMemcpy(guard, b->base, GUARD_BYTES, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaMemcpy(guard + GUARD_BYTES, (const unsigned char *)b->data + b->n_bytes, GUARD_BYTES, cudaMemcpyDeviceToHost));
+    for (int i = 0; i < 2 * GUARD_BYTES; i++) stop_at(guard[i] == POISON, "a kernel wrote outside its output");
+    return to;
+}
+
+typedef struct values {            /* random numbers on both sides */
+    size_t n;
+    tmx_type type;
+    float *x;                      /* what the device has, exactly */
+    device_buffer device;
+} values;
+
+static void values_upload(values *v)
+{
+    tmx_bf16 *rounded = host_alloc(v->n * sizeof *rounded);
+    for (size_t i = 0; i < v->n; i++) {
+        rounded[i] = bf16_from_f32(v->x[i]);
+        if (v->type == TMX_TYPE_BF16) v->x[i] = bf16_to_f32(rounded[i]);
+    }
+    v->device = v->type == TMX_TYPE_BF16 ? device_copy(rounded, 2 * v->n) : device_copy(v->x, 4 * v->n);
+    free(rounded);
+}
+
+static values random_values(size_t n, tmx_type type, float deviation)
+{
+    values v = { .n = n, .type = type, .x = host_alloc(n * sizeof(float)) };
+    for (size_t i = 0; i < n; i++) v.x[i] = random_normal() * deviation;
+    values_upload(&v);
+    return v;
+}
+
+static void values_free(values *v)
+{
+    free(v->x);
+    device_free(&v->device);
+}
+
+static size_t type_bytes(tmx_type type) { return type == TMX_TYPE_BF16 ? 2 : 4; }
+static float get(const void *x, tmx_type type, size_t i)
+{
+    return type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)x)[i]) : ((const float *)x)[i];
+}
+
+typedef struct distance { double error, norm; bool differs; } distance;
+
+/* NaN and infinity must be where they should. */
+static void measure(distance *d, float got, double expected)
+{
+    if (isnan(expected) || isinf(expected)) {
+        d->differs |= isnan(expected) ? !isnan(got) : (double)got != expected;
+        return;
+    }
+    const double difference = (double)got - expected;
+    if (!(fabs(difference) <= 1e30)) d->differs = true;
+    d->error += difference * difference;
+    d->norm += expected * expected;
+}
+
+static bool is_close(const distance *d, enum bound bound)
+{
+    const double relative = d->norm > 0 ? sqrt(d->error / d->norm) : sqrt(d->error);
+    if (relative > worst[bound]) worst[bound] = relative;
+    if (d->differs || !(relative <= bounds[bound].limit)) {
+        printf("relative error %.3g (limit %.3g)%s\n", relative, bounds[bound].limit, d->differs ? ", NaN or infinity differs" : "");
+        return false;
+    }
+    return true;
+}
+
+static enum bound bound_of(tmx_type type) { return type == TMX_TYPE_BF16 ? ROUNDED_BF16 : EXACT_F32; }
+
+#define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
+static const tmx_type both_types[] = { TMX_TYPE_BF16, TMX_TYPE_F32 };
+
+/* ---------------------------------------------------------------- device */
+
+static void check_device(void)
+{
+    tmx_error err;
+    gpu *other = NULL;
+    const int32_t wrong[] = { -1, 1000 };
+    for (int32_t i = 0; i < COUNT(wrong); i++) {
+        char number[16];
+        snprintf(number, sizeof number, " %d:", wrong[i]);
+        report(gpu_open(&other, wrong[i], &err) == TMX_E_DEVICE && strstr(err.text, number) != NULL, "open", err.text, wrong[i], 0, 0);
+    }
+    uint64_t n_free = 0, n_total = 0;
+    report(gpu_memory(g, &n_free, &n_total, &err) == TMX_OK && n_free > 0 && n_free <= n_total, "memory", "free and total", 0, 0, 0);
+    void *data = NULL;
+    report(gpu_alloc(g, &data, (uint64_t)1 << 46, &err) == TMX_E_MEMORY && strstr(err.text, "70368744177664") != NULL && data == NULL,
+           "alloc", "64 TiB must be refused", 0, 0, 0);
+    report(gpu_wait(g, &err) == TMX_OK, "alloc", "a refusal is not kept", 0, 0, 0);
+
+    char *pinned = NULL;
+    const size_t n = 1000003;
+    const bool has_all = gpu_alloc(g, &data, n, &err) == TMX_OK && gpu_alloc_pinned(g, (void **)&pinned, 2 * n, &err) == TMX_OK;
+    stop_at(has_all, "no memory");
+    for (size_t i = 0; i < n; i++) pinned[i] = (char)random_u32();
+    gpu_mark *begin = NULL, *end = NULL;
+    stop_at(gpu_mark_create(g, &begin, &err) == TMX_OK && gpu_mark_create(g, &end, &err) == TMX_OK, "no marks");
+    gpu_mark_set(g, begin);
+    gpu_upload(g, data, pinned, n);
+    gpu_mark_set(g, end);
+    report(gpu_download(g, pinned + n, data, n, &err) == TMX_OK && memcmp(pinned, pinned + n, n) == 0, "copies", "there and back", (int32_t)n, 0, 0);
+    report(gpu_mark_ms(g, begin, end) > 0, "marks", "no time passed", 0, 0, 0);
+    gpu_mark_free(g, begin);
+    gpu_mark_free(g, end);
+    gpu_free_pinned(g, pinned);
+    gpu_free(g, data);
+
+    stop_at(gpu_open(&other, 0, &err) == TMX_OK, "no second device object");
+    const gpu_place wrong_place = { .n_rows = 1, .n_heads = 4, .n_kv_heads = 2, .head_dim = 80, .n_ctx = 16 };
+    gpu_decode_attention(other, &wrong_place, 1.0f, NULL, NULL, NULL);
+    report(gpu_wait(other, &err) == TMX_E_UNSUPPORTED && strstr(err.text, "80") != NULL, "kept failure", "said at the wait", 0, 0, 0);
+    report(gpu_alloc(other, &data, 16, &err) == TMX_E_UNSUPPORTED, "kept failure", "later work is refused", 0, 0, 0);
+    gpu_close(other);
+    gpu_close(NULL);
+}
+
+/* ---------------------------------------------------------------- rows */
+
+static void check_embed(int32_t n_rows, int32_t n_embd)
+{
+    enum { N_VOCAB = 50 };
+    values table = random_values((size_t)N_VOCAB * (size_t)n_embd, TMX_TYPE_BF16, 1.0f);
+    int32_t *tokens = host_alloc((size_t)n_rows * sizeof *tokens);
+    for (int32_t r = 0; r < n_rows; r++) tokens[r] = random_in(0, N_VOCAB);
+    device_buffer d_tokens = device_copy(tokens, (size_t)n_rows * sizeof *tokens);
+    device_buffer x = device_alloc((size_t)n_rows * (size_t)n_embd * sizeof(float));
+    gpu_embed(g, table.device.data, d_tokens.data, n_rows, n_embd, x.data);
+    float *got = download(&x);
+    bool is_ok = true;
+    for (int32_t r = 0; r < n_rows; r++) {
+        is_ok &= memcmp(got + (size_t)r * (size_t)n_embd, table.x + (size_t)tokens[r] * (size_t)n_embd, (size_t)n_embd * sizeof *got) == 0;
+    }
+    report(is_ok, "embed", "differs", n_rows, n_embd, 0);
+    free(got);
+    free(tokens);
+    device_free(&d_tokens);
+    device_free(&x);
+    values_free(&table);
+}
+
+static void check_rmsnorm(int32_t n_rows, int32_t n_embd, tmx_type type)
+{
+    const size_t n = (size_t)n_rows * (size_t)n_embd;
+    const float eps = 1e-5f;
+    values x = random_values(n, TMX_TYPE_F32, 3.0f), weight = random_values((size_t)n_embd, TMX_TYPE_F32, 1.0f);
+    const int32_t nan_row = n_rows > 2 ? n_rows / 2 : -1;
+    if (nan_row >= 0) {
+        x.x[(size_t)nan_row * (size_t)n_embd + (size_t)n_embd / 2] = NAN;
+        device_free(&x.device);
+        values_upload(&x);
+    }
+    device_buffer out = device_alloc(n * type_bytes(type)), alone = device_alloc((size_t)n_embd * type_bytes(type));
+    gpu_rmsnorm(g, x.device.data, weight.device.data, eps, n_rows, n_embd, out.data, type);
+    void *got = download(&out);
+    distance d = { 0 };
+    for (int32_t r = 0; r < n_rows; r++) {
+        const float *row = x.x + (size_t)r * (size_t)n_embd;
+        double sum = 0;
+        for (int32_t i = 0; i < n_embd; i++) sum += (double)row[i] * (double)row[i];
+        const double scale = 1.0 / sqrt(sum / n_embd + (double)eps);
+        for (int32_t i = 0; i < n_embd; i++) {
+            measure(&d, get(got, type, (size_t)r * (size_t)n_embd + (size_t)i), (double)row[i] * scale * (double)weight.x[i]);
+        }
+    }
+    report(is_close(&d, bound_of(type)), "rmsnorm", "differs", n_rows, n_embd, (int32_t)type);
+    const size_t row_bytes = (size_t)n_embd * type_bytes(type), last = (size_t)(n_rows - 1);
+    gpu_rmsnorm(g, (const float *)x.device.data + last * (size_t)n_embd, weight.device.data, eps, 1, n_embd, alone.data, type);
+    void *got_alone = download(&alone);
+    report(memcmp(got_alone, (char *)got + last * row_bytes, row_bytes) == 0, "rmsnorm", "a row alone has other bits", n_rows, n_embd, (int32_t)type);
+    free(got_alone);
+    free(got);
+    device_free(&out);
+    device_free(&alone);
+    values_free(&x);
+    values_free(&weight);
+}
+
+static void check_swiglu(int32_t n_rows, int32_t n_ff, tmx_type type)
+{
+    const size_t n = (size_t)n_rows * (size_t)n_ff;
+    values x = random_values(2 * n, type, 3.0f);
+    const float special[] = { 100.0f, -100.0f, NAN, INFINITY, -INFINITY, 0.0f, -20.0f, 20.0f };
+    for (size_t i = 0; i < 8 && i < (size_t)n_ff; i++) x.x[i] = special[i];
+    device_free(&x.device);
+    values_upload(&x);
+    device_buffer out = device_alloc(n * type_bytes(type));
+    gpu_swiglu(g, x.device.data, n_rows, n_ff, out.data, type);
+    void *got = download(&out);
+    distance d = { 0 };
+    for (size_t r = 0; r < (size_t)n_rows; r++) {
+        for (size_t i = 0; i < (size_t)n_ff; i++) {
+            const double gate = (double)x.x[2 * r * (size_t)n_ff + i], up = (double)x.x[(2 * r + 1) * (size_t)n_ff + i];
+            measure(&d, get(got, type, r * (size_t)n_ff + i), gate / (1.0 + exp(-gate)) * up);
+        }
+    }
+    report(is_close(&d, bound_of(type)), "swiglu", "differs", n_rows, n_ff, (int32_t)type);
+    free(got);
+    device_free(&out);
+    values_free(&x);
+}
+
+/* ---------------------------------------------------------------- RoPE, KV cache */
+
+typedef struct geometry { int32_t n_heads, n_kv_heads, head_dim, n_rot; rope_style rope; } geometry;
+
+enum { N_SEQS = 3 };
+
+/* Row r: a sequence and a position of its own; the last lies behind the cache and must not be written. */
+static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool has_q)
+{
+    enum { N_CTX = 200, BEHIND = 1000000 };
+    const int32_t n_q = has_q ? s->n_heads : 0, n_all = n_q + 2 * s->n_kv_heads;
+    const size_t head_dim = (size_t)s->head_dim, row = (size_t)n_all * head_dim, cache_size = (size_t)N_SEQS * (size_t)s->n_kv_heads * N_CTX * head_dim;
+    values qkv = random_values((size_t)n_rows * row, type, 1.0f);
+    int32_t *positions = host_alloc((size_t)n_rows * sizeof *positions), *seqs = host_alloc((size_t)n_rows * sizeof *seqs);
+    float *inverse_freq = host_alloc((size_t)s->n_rot * sizeof *inverse_freq), *angle_cos = host_alloc((size_t)s->n_rot * sizeof(float)),
+          *angle_sin = host_alloc((size_t)s->n_rot * sizeof(float)), *turned = host_alloc(head_dim * sizeof *turned);
+    for (int32_t i = 0; i < s->n_rot / 2; i++) inverse_freq[i] = (float)(1.0 / pow(10000.0, 2.0 * i / s->n_rot));
+    for (int32_t r = 0; r < n_rows; r++) {
+        positions[r] = r == n_rows - 1 ? BEHIND : (r * 7 + 3) % N_CTX;
+        seqs[r] = r % N_SEQS;
+    }
+    device_buffer d_positions = device_copy(positions, (size_t)n_rows * 4), d_seqs = device_copy(seqs, (size_t)n_rows * 4);
+    device_buffer d_freq = device_copy(inverse_freq, (size_t)(s->n_rot / 2) * 4);
+    device_buffer q = device_alloc((size_t)n_rows * (size_t)s->n_heads * head_dim * 2), k = device_alloc(2 * cache_size), v = device_alloc(2 * cache_size);
+    const gpu_place place = { .positions = d_positions.data, .seqs = d_seqs.data, .inverse_freq = d_freq.data, .n_rows = n_rows,
+                              .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim, .n_rot = s->n_rot,
+                              .rope = s->rope, .k = k.data, .v = v.data, .n_ctx = N_CTX };
+    gpu_place_heads(g, &place, qkv.device.data, type, has_q ? q.data : NULL);
+    tmx_bf16 *got_q = download(&q), *got_k = download(&k), *got_v = download(&v);
+    size_t n_written = 0;
+    distance d = { 0 };
+    bool is_v_exact = true;
+    for (int32_t r = 0; r < n_rows; r++) {
+        rope_angles(positions[r], 10000.0f, s->n_rot, NULL, angle_cos, angle_sin);
+        for (int32_t h = 0; h < n_all; h++) {
+            const float *x = qkv.x + (size_t)r * row + (size_t)h * head_dim;
+            const int32_t kv_head = (h - n_q) % s->n_kv_heads;
+            const size_t at = ((size_t)(seqs[r] * s->n_kv_heads + kv_head) * N_CTX + (size_t)(positions[r] % BEHIND)) * head_dim;
+            if (h >= n_q && positions[r] >= N_CTX) continue;
+            if (h >= n_q + s->n_kv_heads) {
+                for (size_t i = 0; i < head_dim; i++) is_v_exact &= got_v[at + i] == bf16_from_f32(x[i]);
+                continue;
+            }
+            row_ops_get(TMX_ISA_SCALAR)->rope(x, angle_cos, angle_sin, s->n_rot, s->head_dim, s->rope, turned, TMX_TYPE_F32);
+            const tmx_bf16 *got = h < n_q ? got_q + ((size_t)r * (size_t)n_q + (size_t)h) * head_dim : got_k + at;
+            for (size_t i = 0; i < head_dim; i++) measure(&d, bf16_to_f32(got[i]), (double)turned[i]);
+            n_written += h >= n_q ? head_dim : 0;
+        }
+    }
+    for (size_t i = 0; i < cache_size; i++) n_written -= got_k[i] != 0xffff;
+    report(is_close(&d, ROUNDED_BF16), "place_heads", "q or k differs", s->n_heads, s->head_dim, s->n_rot);
+    report(is_v_exact, "place_heads", "v differs", s->n_heads, s->head_dim, s->n_rot);
+    report(n_written == 0, "place_heads", "other positions of the cache were written", s->n_heads, s->head_dim, s->n_rot);
+    free(got_q), free(got_k), free(got_v), free(positions), free(seqs), free(inverse_freq), free(angle_cos), free(angle_sin), free(turned);
+    device_free(&d_positions), device_free(&d_seqs), device_free(&d_freq), device_free(&q), device_free(&k), device_free(&v);
+    values_free(&qkv);
+}
+
+/* (sin, cos) turned by the angle is (0, 1): bf16 has room for a small deviation from 0, so the angle shows to 1e-6. */
+static void check_angles(int32_t position)
+{
+    enum { DIM = 128, PAIRS = DIM / 2 };
+    float row[3 * DIM] = { 0 }, angle_cos[PAIRS], angle_sin[PAIRS], inverse_freq[PAIRS];
+    for (int32_t i = 0; i < PAIRS; i++) inverse_freq[i] = (float)(1.0 / pow(500000.0, 2.0 * i / DIM));
+    rope_angles(position, 500000.0f, DIM, NULL, angle_cos, angle_sin);
+    memcpy(row, angle_sin, sizeof angle_sin);
+    memcpy(row + PAIRS, angle_cos, sizeof angle_cos);
+    const int32_t zero = 0;
+    device_buffer qkv = device_copy(row, sizeof row), p = device_copy(&position, 4), s = device_copy(&zero, 4),
+                  freq = device_copy(inverse_freq, sizeof inverse_freq), q = device_alloc(2 * DIM), kv = device_alloc((size_t)4 * DIM);
+    const gpu_place place = { .positions = p.data, .seqs = s.data, .inverse_freq = freq.data, .n_rows = 1, .n_heads = 1, .n_kv_heads = 1,
+                              .head_dim = DIM, .n_rot = DIM, .rope = ROPE_HALF_SPLIT, .k = kv.data, .v = (char *)kv.data + 2 * DIM, .n_ctx = 1 };
+    gpu_place_heads(g, &place, qkv.data, TMX_TYPE_F32, q.data);
+    tmx_bf16 *got = download(&q);
+    double most = 0;
+    for (int32_t i = 0; i < PAIRS; i++) {
+        const double error = fabs((double)bf16_to_f32(got[i]));
+        if (!(error <= most)) most = error;
+    }
+    if (!(most <= 1e-6)) printf("angle error %.3g\n", most);
+    report(most <= 1e-6, "place_heads", "angle", position, 0, 0);
+    free(got);
+    device_free(&qkv), device_free(&p), device_free(&s), device_free(&freq), device_free(&q), device_free(&kv);
+}
+
+/* ---------------------------------------------------------------- products */
+
+static double dot(const float *x, const float *w, int32_t n)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) sum += (double)x[i] * (double)w[i];
+    return sum;
+}
+
+static void check_product(int32_t n_rows, int32_t n_out, int32_t n_in, tmx_type y_type, bool is_added, int32_t pad)
+{
+    const size_t x_stride = (size_t)(n_in + pad), y_stride = (size_t)(n_out + pad), y_bytes = type_bytes(y_type), rows = (size_t)n_rows;
+    values w = random_values((size_t)n_out * (size_t)n_in, TMX_TYPE_BF16, 1.0f), x = random_values(rows * x_stride, TMX_TYPE_BF16, 1.0f);
+    values before = random_values(rows * y_stride, y_type, 10.0f);
+    device_buffer y = device_alloc(rows * y_stride * y_bytes), scratch = device_alloc(rows * (2 * (size_t)n_in + y_bytes * (size_t)n_out));
+    gpu_weight weight = { .data = w.device.data, .n_out = n_out, .n_in = n_in };
+    void *first = NULL;
+    /* Whole and untuned, then tuned: whole, and in cuts of the sizes a chunk can have. */
+    const int32_t cuts[] = { 0, 0, 1, 3, 7, 128, 777 };
+    for (int32_t i = 0; i < COUNT(cuts); i++) {
+        const int32_t step = cuts[i] == 0 ? n_rows : cuts[i];
+        if (cuts[i] >= n_rows || (cuts[i] == 1 && n_rows > 300)) continue;
+        tmx_error err = { 0 };
+        if (i == 1 && n_rows >= 2) {
+            report(gpu_weight_tune(g, &weight, n_rows, y_type, is_added, scratch.data, &err) == TMX_OK, "tune", err.text, n_rows, n_out, n_in);
+            if (n_rows > 500) {
+                gpu_weight_describe(&weight, err.text, sizeof err.text);
+                printf("%s\n", err.text);
+            }
+        }
+        CUDA_OK(cudaMemcpy(y.data, before.device.data, y.n_bytes, cudaMemcpyDeviceToDevice));
+        CUDA_OK(cudaDeviceSynchronize());
+        for (int32_t r = 0; r < n_rows; r += step) {
+            gpu_product(g, &weight, (char *)x.device.data + 2 * (size_t)r * x_stride, x_stride, min_i32(step, n_rows - r),
+                        (char *)y.data + (size_t)r * y_stride * y_bytes, y_stride, y_type, is_added);
+        }
+        void *got = download(&y);
+        if (first != NULL) {
+            report(memcmp(first, got, y.n_bytes) == 0, "product", i == 1 ? "tuning changed bits" : "cuts change bits", n_rows, n_out, cuts[i]);
+            free(got);
+        } else {
+            first = got;
+        }
+    }
+    distance d = { 0 };
+    for (int32_t i = 0; i < 4000; i++) {
+        const size_t r = i < n_out ? rows - 1 : (size_t)random_in(0, n_rows), o = (size_t)(i < n_out ? i : random_in(0, n_out));
+        const double old = is_added ? (double)before.x[r * y_stride + o] : 0.0;
+        measure(&d, get(first, y_type, r * y_stride + o), old + dot(x.x + r * x_stride, w.x + o * (size_t)n_in, n_in));
+    }
+    report(is_close(&d, y_type == TMX_TYPE_BF16 ? ROUNDED_BF16 : PRODUCT_F32), "product", "differs", n_rows, n_out, n_in);
+    bool is_between_kept = true;
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t o = (size_t)n_out; o < y_stride; o++) is_between_kept &= get(first, y_type, r * y_stride + o) == before.x[r * y_stride + o];
+    }
+    report(is_between_kept, "product", "wrote between the rows", n_rows, n_out, n_in);
+    free(first);
+    values_free(&w), values_free(&x), values_free(&before);
+    device_free(&y), device_free(&scratch);
+}
+
+static void check_row_product(int32_t n_out, int32_t n_in, bool is_added)
+{
+    enum { MOST_ROWS = 8 };
+    values w = random_values((size_t)n_out * (size_t)n_in, TMX_TYPE_BF16, 1.0f), x = random_values((size_t)MOST_ROWS * (size_t)n_in, TMX_TYPE_F32, 1.0f);
+    values before = random_values((size_t)MOST_ROWS * (size_t)n_out, TMX_TYPE_F32, 10.0f);
+    const gpu_weight weight = { .data = w.device.data, .n_out = n_out, .n_in = n_in };
+    float *all = NULL;
+    for (int32_t n_rows = MOST_ROWS; n_rows >= 1; n_rows--) {
+        device_buffer y = device_copy(before.x, (size_t)n_rows * (size_t)n_out * sizeof(float));
+        gpu_row_product(g, &weight, x.device.data, n_rows, y.data, is_added);
+        float *got = download(&y);
+        if (all != NULL) {
+            report(memcmp(got, all, y.n_bytes) == 0, "row product", "n_rows changes bits", n_rows, n_out, n_in);
+            free(got);
+        } else {
+            all = got;
+        }
+        device_free(&y);
+    }
+    distance d = { 0 };
+    for (int32_t i = 0; i < 3000; i++) {
+        const size_t r = (size_t)(i % MOST_ROWS), o = (size_t)(i < 8 * n_out ? i / 8 : random_in(0, n_out));
+        const double old = is_added ? (double)before.x[r * (size_t)n_out + o] : 0.0;
+        measure(&d, all[r * (size_t)n_out + o], old + dot(x.x + r * (size_t)n_in, w.x + o * (size_t)n_in, n_in));
+    }
+    report(is_close(&d, EXACT_F32), "row product", "differs", n_out, n_in, is_added);
+    free(all);
+    values_free(&w), values_free(&x), values_free(&before);
+}
+
+/* ---------------------------------------------------------------- weights */
+
+static void check_fill(void)
+{
+    enum { N_IN = 1024 };
+    static const struct { uint32_t type; int32_t n_out; } parts[] = { { BLOCK_BF16, 20000 }, { BLOCK_F16, 3 }, { BLOCK_Q8_0, 300 }, { BLOCK_Q4_0, 17 }, { BLOCK_F32, 1 } };
+    matmul_source sources[COUNT(parts)];
+    int32_t n_out = 0;
+    for (int32_t i = 0; i < COUNT(parts); i++) {
+        const block_format *format = block_format_find(parts[i].type);
+        const size_t n_bytes = block_row_bytes(format, N_IN) * (size_t)parts[i].n_out;
+        unsigned char *data = host_alloc(n_bytes);
+        for (size_t b = 0; b < n_bytes; b++) data[b] = (unsigned char)random_u32();
+        for (size_t b = 0; b + 1 < n_bytes; b += (size_t)format->n_bytes) data[b + 1] = 0x2c;      /* f16 scales, or values, near 0.07 */
+        if (parts[i].type == BLOCK_F32) for (size_t b = 0; b < n_bytes; b += 4) data[b + 3] = 0x3f;
+        sources[i] = (matmul_source){ .data = data, .type = parts[i].type, .n_out = parts[i].n_out, .n_in = N_IN };
+        n_out += parts[i].n_out;
+    }
+    device_buffer data = device_alloc(gpu_weight_bytes(n_out, N_IN));
+    gpu_weight weight = { .data = data.data, .n_out = n_out, .n_in = N_IN };
+    tmx_pool *pool = NULL;
+    tmx_error err = { 0 };
+    stop_at(tmx_pool_create(&pool, 0, &err) == TMX_OK, err.text);
+    report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_OK, "fill", err.text, n_out, N_IN, 0);
+    tmx_bf16 *got = download(&data), *at = got;
+    float row[N_IN];
+    bool is_ok = true;
+    for (int32_t i = 0; i < COUNT(parts); i++) {
+        const block_format *format = block_format_find(parts[i].type);
+        for (int32_t r = 0; r < parts[i].n_out; r++, at += N_IN) {
+            format->to_f32((const char *)sources[i].data + (size_t)r * block_row_bytes(format, N_IN), row, N_IN);
+            for (int32_t j = 0; j < N_IN; j++) {
+                const tmx_bf16 expected = bf16_from_f32(row[j]);
+                is_ok &= at[j] == expected || (isnan(row[j]) && isnan(bf16_to_f32(at[j]))) || fabsf(row[j]) < 1.2e-38f;
+            }
+        }
+    }
+    report(is_ok, "fill", "differs from rounding the expanded blocks", n_out, N_IN, 0);
+    weight.n_out--;
+    report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_E_ARG, "fill", "wrong number of rows", n_out, N_IN, 0);
+    weight.n_out++, weight.n_in--;
+    report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_E_ARG, "fill", "wrong depth", n_out, N_IN, 0);
+    weight.n_in++, sources[1].type = BLOCK_I8;
+    report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_E_UNSUPPORTED && strstr(err.text, "source 1") != NULL,
+           "fill", "a type that cannot be expanded", n_out, N_IN, 0);
+    for (int32_t i = 0; i < COUNT(parts); i++) free((void *)(uintptr_t)sources[i].data);
+    free(got);
+    device_free(&data);
+    tmx_pool_free(pool);
+}
+
+static void check_random(void)
+{
+    enum { N_OUT = 777, N_IN = 1000, N = N_OUT * N_IN };
+    device_buffer data = device_alloc(gpu_weight_bytes(N_OUT, N_IN));
+    const gpu_weight weight = { .data = data.data, .n_out = N_OUT, .n_in = N_IN };
+    tmx_bf16 *got[3];
+    for (int i = 0; i < 3; i++) {
+        poison(&data);
+        gpu_weight_random(g, &weight, 0.02f, i == 2 ? 8 : 7);
+        got[i] = download(&data);
+    }
+    report(memcmp(got[0], got[1], (size_t)2 * N) == 0, "random", "the same seed gave other numbers", N_OUT, N_IN, 0);
+    report(memcmp(got[0], got[2], (size_t)2 * N) != 0, "random", "another seed gave the same numbers", N_OUT, N_IN, 0);
+    double sum = 0, squares = 0;
+    for (int i = 0; i < N; i++) {
+        const double x = (double)bf16_to_f32(got[0][i]);
+        sum += x, squares += x * x;
+    }
+    report(fabs(sum / N) < 1e-4 && fabs(sqrt(squares / N) - 0.02) < 1e-4, "random", "mean or deviation", N_OUT, N_IN, 0);
+    for (int i = 0; i < 3; i++) free(got[i]);
+    device_free(&data);
+}
+
+/* ---------------------------------------------------------------- decoding */
+
+typedef struct cache { int32_t n_ctx; tmx_bf16 *k, *v; device_buffer d_k, d_v; } cache;
+
+/* out [head_dim] of one head, in f64. */
+static void decode_oracle(const geometry *s, const cache *c, int32_t seq, int32_t position, int32_t head, const float *q, float scale, double *out)
+{
+    const size_t head_dim = (size_t)s->head_dim, kv_head = (size_t)(seq * s->n_kv_heads + head / (s->n_heads / s->n_kv_heads));
+    const tmx_bf16 *k = c->k + kv_head * (size_t)c->n_ctx * head_dim, *v = c->v + kv_head * (size_t)c->n_ctx * head_dim;
+    double *scores = host_alloc((size_t)(position + 1) * sizeof *scores), most = -INFINITY, sum = 0;
+    for (size_t p = 0; p <= (size_t)position; p++) {
+        scores[p] = 0;
+        for (size_t i = 0; i < head_dim; i++) scores[p] += (double)q[i] * (double)bf16_to_f32(k[p * head_dim + i]);
+        scores[p] *= (double)scale;
+        if (scores[p] > most) most = scores[p];
+    }
+    for (size_t i = 0; i < head_dim; i++) out[i] = 0;
+    for (size_t p = 0; p <= (size_t)position; p++) {
+        const double weight = exp(scores[p] - most);
+        sum += weight;
+        for (size_t i = 0; i < head_dim; i++) out[i] += weight * (double)bf16_to_f32(v[p * head_dim + i]);
+    }
+    for (size_t i = 0; i < head_dim; i++) out[i] /= sum;
+    free(scores);
+}
+
+/* Keys behind the positions stay NaN.  pad: further context, which may change nothing. */
+static cache cache_make(const geometry *s, int32_t n_ctx, const int32_t *n_keys, int32_t n_seqs, const cache *like)
+{
+    const size_t n = (size_t)n_seqs * (size_t)s->n_kv_heads * (size_t)n_ctx * (size_t)s->head_dim, row = (size_t)s->head_dim;
+    cache c = { .n_ctx = n_ctx, .k = host_alloc(2 * n), .v = host_alloc(2 * n) };
+    memset(c.k, POISON, 2 * n);
+    memset(c.v, POISON, 2 * n);
+    for (int32_t h = 0; h < n_seqs * s->n_kv_heads; h++) {
+        const size_t n_values = (size_t)n_keys[h / s->n_kv_heads] * row, at = (size_t)h * (size_t)n_ctx * row;
+        for (size_t i = 0; i < n_values; i++) {
+            c.k[at + i] = like != NULL ? like->k[(size_t)h * (size_t)like->n_ctx * row + i] : bf16_from_f32(random_normal());
+            c.v[at + i] = like != NULL ? like->v[(size_t)h * (size_t)like->n_ctx * row + i] : bf16_from_f32(random_normal());
+        }
+    }
+    c.d_k = device_copy(c.k, 2 * n);
+    c.d_v = device_copy(c.v, 2 * n);
+    return c;
+}
+
+static void cache_free(cache *c)
+{
+    free(c->k), free(c->v);
+    device_free(&c->d_k), device_free(&c->d_v);
+}
+
+/* Rows: sequences n_rows - 1 .. 0 at the given positions; in a batch, alone, in a larger context, and from a graph that was recorded
+ * at other positions. */
+static void check_decode(const geometry *s, const int32_t *positions, int32_t n_rows)
+{
+    const float scale = 1.0f / sqrtf((float)s->head_dim);
+    const size_t q_row = (size_t)s->n_heads * (size_t)s->head_dim;
+    int32_t n_ctx = 1, seqs[8], n_keys[8], recorded[8];
+    for (int32_t r = 0; r < n_rows; r++) {
+        seqs[r] = n_rows - 1 - r;
+        n_keys[seqs[r]] = positions[r] + 1;
+        recorded[r] = positions[r] / 3;
+        n_ctx = max_i32(n_ctx, positions[r] + 1);
+    }
+    values q = random_values((size_t)n_rows * q_row, TMX_TYPE_BF16, 2.0f);
+    cache tight = cache_make(s, n_ctx, n_keys, n_rows, NULL), loose = cache_make(s, n_ctx + 1000, n_keys, n_rows, &tight);
+    device_buffer d_positions = device_copy(positions, (size_t)n_rows * 4), d_seqs = device_copy(seqs, (size_t)n_rows * 4);
+    device_buffer out = device_alloc((size_t)n_rows * q_row * sizeof(float));
+    device_buffer scratch = device_alloc(gpu_decode_attention_bytes(n_rows, s->n_heads, s->n_kv_heads, s->head_dim, n_ctx + 1000));
+    gpu_place place = { .positions = d_positions.data, .seqs = d_seqs.data, .n_rows = n_rows, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+                        .head_dim = s->head_dim, .k = tight.d_k.data, .v = tight.d_v.data, .n_ctx = n_ctx };
+    gpu_decode_attention(g, &place, scale, q.device.data, out.data, scratch.data);
+    float *all = download(&out);
+    distance d = { 0 };
+    double expected[256];
+    for (int32_t r = 0; r < n_rows; r++) {
+        for (int32_t h = 0; h < s->n_heads; h++) {
+            const size_t at = (size_t)r * q_row + (size_t)h * (size_t)s->head_dim;
+            decode_oracle(s, &tight, seqs[r], positions[r], h, q.x + at, scale, expected);
+            for (size_t i = 0; i < (size_t)s->head_dim; i++) measure(&d, all[at + i], expected[i]);
+        }
+    }
+    report(is_close(&d, DECODE), "decode", "differs", s->n_heads, s->n_kv_heads, positions[0]);
+
+    place.k = loose.d_k.data, place.v = loose.d_v.data, place.n_ctx = n_ctx + 1000;
+    poison(&out), poison(&scratch);
+    for (int32_t r = 0; r < n_rows; r++) {
+        gpu_place alone = place;
+        alone.positions += r, alone.seqs += r, alone.n_rows = 1;
+        gpu_decode_attention(g, &alone, scale, (const tmx_bf16 *)q.device.data + (size_t)r * q_row, (float *)out.data + (size_t)r * q_row, scratch.data);
+    }
+    float *again = download(&out);
+    report(memcmp(all, again, out.n_bytes) == 0, "decode", "alone in a larger context: other bits", s->n_heads, s->n_kv_heads, positions[0]);
+    free(again);
+
+    CUDA_OK(cudaMemcpy(d_positions.data, recorded, (size_t)n_rows * 4, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaDeviceSynchronize());
+    gpu_graph *graph = NULL;
+    tmx_error err = { 0 };
+    gpu_graph_begin(g);
+    gpu_decode_attention(g, &place, scale, q.device.data, out.data, scratch.data);
+    stop_at(gpu_graph_end(g, &graph, &err) == TMX_OK, err.text);
+    gpu_graph_run(g, graph);
+    wait_ok();
+    CUDA_OK(cudaMemcpy(d_positions.data, positions, (size_t)n_rows * 4, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaDeviceSynchronize());
+    poison(&out);
+    gpu_graph_run(g, graph);
+    again = download(&out);
+    report(memcmp(all, again, out.n_bytes) == 0, "decode", "graph at moved positions: other bits", s->n_heads, s->n_kv_heads, positions[0]);
+    gpu_graph_free(g, graph);
+    free(again), free(all);
+    values_free(&q);
+    cache_free(&tight), cache_free(&loose);
+    device_free(&d_positions), device_free(&d_seqs), device_free(&out), device_free(&scratch);
+}
+
+static void check_argmax(int32_t n)
+{
+    values x = random_values((size_t)n, TMX_TYPE_F32, 1.0f);
+    device_buffer token = device_alloc(4);
+    for (int way = 0; way < 5; way++) {
+        int32_t expected = 0;
+        for (int32_t i = 0; i < n; i++) {
+            if (way == 1 && random_in(0, 3) == 0) x.x[i] = 7.0f;               /* ties */
+            if (way == 2 && random_in(0, 2) == 0) x.x[i] = NAN;
+            if (way == 3) x.x[i] = NAN;
+            if (way == 4) x.x[i] = -INFINITY;
+        }
+        float best = -INFINITY;
+        for (int32_t i = 0; i < n; i++) {
+            if (x.x[i] > best) best = x.x[i], expected = i;
+        }
+        device_buffer logits = device_copy(x.x, (size_t)n * 4);
+        gpu_argmax(g, logits.data, n, token.data);
+        int32_t *got = download(&token);
+        report(*got == expected, "argmax", "differs", n, way, *got);
+        free(got);
+        device_free(&logits);
+    }
+    device_free(&token);
+    values_free(&x);
+}
+
+/* ---------------------------------------------------------------- times */
+
+static gpu_mark *mark_begin, *mark_end;
+static void *flush;                /* larger than L2, written before each timed call */
+enum { FLUSH_BYTES = 256 << 20, N_TIMES = 11 };
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median ms of a call out of a graph (no launch gaps), L2 cold. */
+static double time_call(void (*call)(void *), void *ctx)
+{
+    tmx_error err;
+    gpu_graph *graph = NULL;
+    double ms[N_TIMES];
+    gpu_graph_begin(g);
+    call(ctx);
+    stop_at(gpu_graph_end(g, &graph, &err) == TMX_OK, err.text);
+    for (int i = -2; i < N_TIMES; i++) {
+        CUDA_OK(cudaMemsetAsync(flush, i & 0xff, FLUSH_BYTES, gpu_stream(g)));
+        gpu_mark_set(g, mark_begin);
+        gpu_graph_run(g, graph);
+        gpu_mark_set(g, mark_end);
+        wait_ok();
+        if (i >= 0) ms[i] = gpu_mark_ms(g, mark_begin, mark_end);
+    }
+    gpu_graph_free(g, graph);
+    qsort(ms, N_TIMES, sizeof *ms, compare_doubles);
+    return ms[N_TIMES / 2];
+}
+
+typedef struct timed {
+    gpu_weight weight;
+    gpu_place place;
+    const void *in;
+    void *out, *scratch;
+    int32_t n_rows, n;
+    size_t n_bytes;
+    tmx_type type;
+    bool is_added;
+} timed;
+
+static void run_product(void *ctx)
+{
+    const timed *t = ctx;
+    gpu_product(g, &t->weight, t->in, (size_t)t->weight.n_in, t->n_rows, t->out, (size_t)t->weight.n_out, t->type, t->is_added);
+}
+static void run_copy(void *ctx)
+{
+    const timed *t = ctx;
+    CUDA_OK(cudaMemcpyAsync(t->out, t->in, t->n_bytes / 2, cudaMemcpyDeviceToDevice, gpu_stream(g)));
+}
+static void run_row_product(void *ctx) { const timed *t = ctx; gpu_row_product(g, &t->weight, t->in, t->n_rows, t->out, false); }
+static void run_rmsnorm(void *ctx) { const timed *t = ctx; gpu_rmsnorm(g, t->in, t->scratch, 1e-5f, t->n_rows, t->n, t->out, TMX_TYPE_BF16); }
+static void run_swiglu(void *ctx) { const timed *t = ctx; gpu_swiglu(g, t->in, t->n_rows, t->n, t->out, TMX_TYPE_BF16); }
+static void run_place(void *ctx) { const timed *t = ctx; gpu_place_heads(g, &t->place, t->in, TMX_TYPE_BF16, t->out); }
+static void run_decode(void *ctx) { const timed *t = ctx; gpu_decode_attention(g, &t->place, 0.088f, t->in, t->out, t->scratch); }
+static void run_argmax(void *ctx) { const timed *t = ctx; gpu_argmax(g, t->in, t->n, t->out); }
+static void run_embed(void *ctx) { const timed *t = ctx; gpu_embed(g, t->scratch, t->in, t->n_rows, t->n, t->out); }
+
+static double copy_rate;
+
+static void print_rate(const char *name, int32_t a, int32_t b, size_t n_bytes, double ms)
+{
+    const double rate = (double)n_bytes / ms * 1e-6;
+    printf("%-16s %7d x %6d  %8.4f ms  %5.0f GB/s  %3.0f %% of the copy\n", name, a, b, ms, rate, 100 * rate / copy_rate);
+}
+
+static void *big_alloc(size_t n_bytes)
+{
+    void *p = NULL;
+    tmx_error err;
+    stop_at(gpu_alloc(g, &p, n_bytes, &err) == TMX_OK, err.text);
+    return p;
+}
+
+static void fill_random(void *p, size_t n_bytes)
+{
+    const gpu_weight all = { .data = p, .n_out = (int32_t)(n_bytes >> 13), .n_in = 4096 };
+    gpu_weight_random(g, &all, 1.0f, 5);
+}
+
+static void time_all(void)
+{
+    enum { ROWS = 8192, EMBD = 4096, FF = 14336, HEADS = 32, KV_HEADS = 8, DIM = 128, DEPTH = 131072, VOCAB = 128256 };
+    tmx_error err;
+    stop_at(gpu_mark_create(g, &mark_begin, &err) == TMX_OK && gpu_mark_create(g, &mark_end, &err) == TMX_OK, "no marks");
+    flush = big_alloc(FLUSH_BYTES);
+    const size_t big = (size_t)2 << 30;
+    void *a = big_alloc(big), *b = big_alloc(big), *c = big_alloc(big);
+    fill_random(a, big), fill_random(b, big), fill_random(c, big);
+    timed t = { .in = a, .out = b, .n_bytes = 2 * big };
+    double ms = time_call(run_copy, &t);
+    copy_rate = (double)t.n_bytes / ms * 1e-6;
+    printf("copy of 2 GiB: %.0f GB/s\n", copy_rate);
+
+    static const struct { const char *name; int32_t n_out, n_in; tmx_type type; bool is_added; } shapes[] = {
+        { "qkv", 6144, 4096, TMX_TYPE_BF16, false }, { "o", 4096, 4096, TMX_TYPE_F32, true },
+        { "gate_up", 28672, 4096, TMX_TYPE_BF16, false }, { "down", 4096, 14336, TMX_TYPE_F32, true },
+    };
+    static const int32_t rows[] = { 512, 2048, 8192 };
+    for (int32_t i = 0; i < COUNT(shapes); i++) {
+        timed p = { .weight = { .data = c, .n_out = shapes[i].n_out, .n_in = shapes[i].n_in }, .in = a, .out = b, .type = shapes[i].type, .is_added = shapes[i].is_added };
+        for (int tuned = 0; tuned < 2; tuned++) {
+            if (tuned) {
+                stop_at(gpu_weight_tune(g, &p.weight, 2048, p.type, p.is_added, b, &err) == TMX_OK, err.text);
+                gpu_weight_describe(&p.weight, err.text, sizeof err.text);
+                printf("%s\n", err.text);
+            }
+            printf("%-8s %s", shapes[i].name, tuned ? "tuned  " : "untuned");
+            for (int32_t r = 0; r < COUNT(rows); r++) {
+                p.n_rows = rows[r];
+                ms = time_call(run_product, &p);
+                printf("  %5d rows %7.3f ms %4.0f TFLOP/s", rows[r], ms, 2e-9 * rows[r] * (double)shapes[i].n_out * shapes[i].n_in / ms);
+            }
+            printf("\n");
+        }
+    }
+
+    fill_random(a, big);
+    timed w = { .weight = { .data = c }, .in = a, .out = b };
+    static const int32_t matrices[][2] = { { 6144, 4096 }, { 4096, 4096 }, { 28672, 4096 }, { 4096, 14336 }, { VOCAB, 4096 } };
+    for (int32_t i = 0; i < COUNT(matrices); i++) {
+        w.weight.n_out = matrices[i][0], w.weight.n_in = matrices[i][1];
+        static const int32_t few[] = { 1, 2, 4, 8 };
+        for (int32_t r = 0; r < COUNT(few); r++) {
+            char name[32];
+            w.n_rows = few[r];
+            snprintf(name, sizeof name, "row product, %d", few[r]);
+            print_rate(name, w.weight.n_out, w.weight.n_in, gpu_weight_bytes(w.weight.n_out, w.weight.n_in), time_call(run_row_product, &w));
+        }
+    }
+
+    timed n = { .in = a, .out = b, .scratch = c, .n_rows = ROWS, .n = EMBD };
+    print_rate("rmsnorm", ROWS, EMBD, (size_t)6 * ROWS * EMBD, time_call(run_rmsnorm, &n));
+    n.n_rows = 1;
+    print_rate("rmsnorm", 1, EMBD, (size_t)6 * EMBD, time_call(run_rmsnorm, &n));
+    n.n_rows = ROWS, n.n = FF;
+    print_rate("swiglu", ROWS, FF, (size_t)6 * ROWS * FF, time_call(run_swiglu, &n));
+    n.n = VOCAB;
+    print_rate("argmax", 1, VOCAB, (size_t)4 * VOCAB, time_call(run_argmax, &n));
+
+    int32_t *numbers = host_alloc(ROWS * sizeof *numbers);
+    float freq[DIM / 2];
+    for (int32_t i = 0; i < ROWS; i++) numbers[i] = i;
+    for (int32_t i = 0; i < DIM / 2; i++) freq[i] = (float)pow(500000.0, -2.0 * i / DIM);
+    device_buffer positions = device_copy(numbers, ROWS * sizeof *numbers), inverse_freq = device_copy(freq, sizeof freq);
+    memset(numbers, 0, ROWS * sizeof *numbers);
+    device_buffer seqs = device_copy(numbers, ROWS * sizeof *numbers);
+    free(numbers);
+    n = (timed){ .in = positions.data, .out = b, .scratch = c, .n_rows = ROWS, .n = EMBD };
+    print_rate("embed", ROWS, EMBD, (size_t)6 * ROWS * EMBD, time_call(run_embed, &n));
+    void *v = big_alloc((size_t)2 * KV_HEADS * DIM * DEPTH);
+    fill_random(v, (size_t)2 * KV_HEADS * DIM * DEPTH);
+    timed d = { .in = a, .out = b, .scratch = (char *)a + (big >> 1) };
+    d.place = (gpu_place){ .positions = positions.data, .seqs = seqs.data, .inverse_freq = inverse_freq.data, .n_rows = ROWS, .n_heads = HEADS,
+                           .n_kv_heads = KV_HEADS, .head_dim = DIM, .n_rot = DIM, .rope = ROPE_INTERLEAVED, .k = c, .v = v, .n_ctx = DEPTH };
+    print_rate("place, pairs", ROWS, EMBD, (size_t)4 * ROWS * (HEADS + 2 * KV_HEADS) * DIM, time_call(run_place, &d));
+    d.place.rope = ROPE_HALF_SPLIT;
+    print_rate("place, halves", ROWS, EMBD, (size_t)4 * ROWS * (HEADS + 2 * KV_HEADS) * DIM, time_call(run_place, &d));
+    static const int32_t depths[] = { 1024, 32768, 131072 };
+    static const int32_t kv_heads[] = { 8, 4, 2 };
+    for (int32_t h = 0; h < COUNT(kv_heads); h++) {
+        for (int32_t i = 0; i < COUNT(depths); i++) {
+            const int32_t last = depths[i] - 1;
+            CUDA_OK(cudaMemcpy(positions.data, &last, 4, cudaMemcpyHostToDevice));
+            CUDA_OK(cudaDeviceSynchronize());
+            d.place.n_rows = 1, d.place.n_kv_heads = kv_heads[h];
+            char name[32];
+            snprintf(name, sizeof name, "decode, %d / %d", HEADS, kv_heads[h]);
+            print_rate(name, depths[i], DIM, (size_t)4 * (size_t)kv_heads[h] * DIM * (size_t)depths[i], time_call(run_decode, &d));
+        }
+    }
+    device_free(&positions), device_free(&seqs), device_free(&inverse_freq);
+    gpu_free(g, a), gpu_free(g, b), gpu_free(g, c), gpu_free(g, v), gpu_free(g, flush);
+    gpu_mark_free(g, mark_begin), gpu_mark_free(g, mark_end);
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+static void check_rows(void)
+{
+    static const int32_t widths[] = { 1, 4, 5, 8, 9, 127, 576, 1024, 1028, 4096, 4104, 8192, 16384, 33000 };
+    static const int32_t some_rows[] = { 1, 3, 65 };
+    for (int32_t i = 0; i < COUNT(widths); i++) {
+        for (int32_t r = 0; r < COUNT(some_rows); r++) {
+            check_embed(some_rows[r], widths[i]);
+            for (int t = 0; t < 2; t++) {
+                check_rmsnorm(some_rows[r], widths[i], both_types[t]);
+                check_swiglu(some_rows[r], widths[i], both_types[t]);
+            }
+        }
+    }
+}
+
+static void check_places(void)
+{
+    static const geometry geometries[] = {
+        { 1, 1, 64, 2, ROPE_INTERLEAVED }, { 1, 1, 64, 2, ROPE_HALF_SPLIT }, { 9, 3, 64, 64, ROPE_INTERLEAVED }, { 9, 3, 64, 64, ROPE_HALF_SPLIT },
+        { 32, 8, 128, 128, ROPE_INTERLEAVED }, { 32, 8, 128, 128, ROPE_HALF_SPLIT }, { 4, 2, 80, 20, ROPE_HALF_SPLIT }, { 4, 2, 80, 20, ROPE_INTERLEAVED },
+        { 4, 4, 96, 32, ROPE_HALF_SPLIT }, { 4, 4, 96, 32, ROPE_INTERLEAVED }, { 3, 1, 6, 4, ROPE_HALF_SPLIT }, { 3, 1, 6, 6, ROPE_INTERLEAVED },
+        { 2, 1, 256, 128, ROPE_HALF_SPLIT },
+    };
+    static const int32_t positions[] = { 0, 1, 4095, 131071, 999999, 1000000, 2000003 };
+    for (int32_t i = 0; i < COUNT(geometries); i++) {
+        for (int t = 0; t < 2; t++) {
+            check_place(&geometries[i], 1, both_types[t], true);
+            check_place(&geometries[i], 77, both_types[t], true);
+            check_place(&geometries[i], 5, both_types[t], false);
+        }
+    }
+    for (int32_t i = 0; i < COUNT(positions); i++) check_angles(positions[i]);
+}
+
+static void check_products(void)
+{
+    check_product(1, 8, 8, TMX_TYPE_BF16, false, 0);
+    check_product(2, 64, 64, TMX_TYPE_F32, false, 0);
+    check_product(130, 1032, 72, TMX_TYPE_BF16, false, 8);
+    check_product(300, 960, 576, TMX_TYPE_BF16, false, 0);
+    check_product(300, 576, 1536, TMX_TYPE_F32, true, 0);
+    check_product(130, 100, 60, TMX_TYPE_F32, true, 4);
+    if (is_small) return;
+    check_product(1557, 6144, 4096, TMX_TYPE_BF16, false, 0);
+    check_product(1557, 4096, 4096, TMX_TYPE_F32, true, 0);
+    check_product(1557, 1024, 14336, TMX_TYPE_F32, true, 0);
+    check_product(1557, 3072, 576, TMX_TYPE_BF16, false, 0);
+}
+
+static void check_row_products(void)
+{
+    static const int32_t shapes[][2] = { { 1, 8 }, { 5, 16 }, { 33, 57 }, { 4, 1 }, { 960, 576 }, { 576, 1536 }, { 1026, 4104 }, { 4096, 4096 } };
+    for (int32_t i = 0; i < COUNT(shapes) - is_small; i++) {
+        check_row_product(shapes[i][0], shapes[i][1], false);
+        check_row_product(shapes[i][0], shapes[i][1], true);
+    }
+}
+
+static void check_decodes(void)
+{
+    static const geometry geometries[] = {
+        { .n_heads = 9, .n_kv_heads = 3, .head_dim = 64 }, { .n_heads = 32, .n_kv_heads = 8, .head_dim = 128 }, { .n_heads = 2, .n_kv_heads = 2, .head_dim = 64 },
+        { .n_heads = 14, .n_kv_heads = 2, .head_dim = 128 }, { .n_heads = 8, .n_kv_heads = 1, .head_dim = 128 }, { .n_heads = 9, .n_kv_heads = 1, .head_dim = 128 },
+        { .n_heads = 16, .n_kv_heads = 1, .head_dim = 64 }, { .n_heads = 32, .n_kv_heads = 2, .head_dim = 128 },
+    };
+    static const int32_t positions[][3] = { { 0, 0, 0 }, { 1, 14, 15 }, { 16, 62, 63 }, { 64, 255, 17 }, { 256, 254, 3 }, { 257, 511, 1023 }, { 2999, 777, 0 } };
+    for (int32_t i = 0; i < COUNT(geometries); i++) {
+        for (int32_t p = 0; p < COUNT(positions) - is_small; p++) check_decode(&geometries[i], positions[p], p == 0 ? 1 : 3);
+    }
+    static const int32_t deep[] = { 20000 };
+    if (!is_small) check_decode(&geometries[0], deep, 1);
+    for (int32_t n = 1; n < 200000; n = n * 7 + 3) check_argmax(n);
+    check_argmax(128256);
+}
+
+int main(int argc, char **argv)
+{
+    bool is_timing = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--small") == 0) is_small = true;
+        else if (strcmp(argv[i], "--time") == 0) is_timing = true;
+        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
+        else {
+            fprintf(stderr, "usage: check_gpu_ops [--seed N] [--small] [--time]\n");
+            return 1;
+        }
+    }
+    tmx_error err;
+    if (gpu_open(&g, 0, &err) != TMX_OK) {
+        const bool has_device = gpu_count() > 0;
+        printf("%s: %s\n0 passed, %d failed, %d skipped\n", has_device ? "FAILED" : "skipped", err.text, has_device, !has_device);
+        return has_device;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    printf("%s, seed %llu\n", gpu_name(g), (unsigned long long)seed);
+    if (is_timing) {
+        time_all();
+        gpu_close(g);
+        return 0;
+    }
+    check_device();
+    check_rows();
+    check_places();
+    check_row_products();
+    check_decodes();
+    if (!is_small) check_fill();
+    check_random();
+    check_products();
+    for (int i = 0; i < N_BOUNDS; i++) printf("%s: worst relative error %.3g (limit %.3g)\n", bounds[i].name, worst[i], bounds[i].limit);
+    gpu_close(g);
+    printf("%d passed, %d failed, 0 skipped\n", n_passed, n_failed);
+    return n_failed != 0;
+}
