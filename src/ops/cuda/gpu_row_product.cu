@@ -2,47 +2,57 @@
  *
  *   y[r][o] (+)= sum over i of x[r][i] w[o][i]        x f32, w bf16, sums f32, r < 8
  *
- * One block = OUTS outputs, all rows.  Its threads take turns at pieces of 8 inputs; a piece of x serves OUTS weights, a piece
- * of w all rows; then lanes and warps are summed in a fixed order, the same for every n_rows.
+ * One block = N_OUTS outputs, all rows.  Its warps take turns at chunks of 256 inputs, of which a lane has 4 in each half: so a
+ * warp's loads of x (16 bytes a lane) and of w (8) are both without gaps, and x costs half of what 8 neighbours a lane would.
+ * Lanes and warps are summed in a fixed order, the same for every n_rows.
  *
- * Floor: 2 n_out n_in bytes; 8B's LM head (128256 x 4096) 1.05 GB, 0.35 ms at an H100's 3.0 TB/s.  In flight: a thread has
- * STEPS OUTS 16 = 128 bytes, an SM with 5 blocks and more 80 KiB, where 30 KiB cover the latency. */
+ * Floor: 2 n_out n_in bytes; 8B's LM head (128256 x 4096) 1.05 GB, 0.35 ms at an H100's 3.0 TB/s.  In flight: 128 bytes a
+ * thread, 48 KiB an SM with three blocks and more, where 20 to 30 KiB cover the latency. */
 #include "ops/cuda/gpu_device.cuh"
 
-enum { OUTS = 4, STEPS = 2, PRODUCT_THREADS = 128, PRODUCT_WARPS = PRODUCT_THREADS / 32 };
+enum { CHUNK = 256, PRODUCT_WARPS = 4, PRODUCT_THREADS = 32 * PRODUCT_WARPS };
 
-/* Sums x[0..N) over the lanes; lane l gets the sum of x[l * N / 32].  Every value is added in the same order, for any N: lanes
- * 16 apart, 8 apart, ... */
-template <int N> DEVICE float sum_lanes(float (&x)[N])
+/* 8 bytes that are read once. */
+DEVICE uint2 load_once8(const void *p)
 {
-    const int32_t lane = threadIdx.x % 32;
+    uint2 x;
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(p));
+    return x;
+}
+
+/* Sums x[0..N) over the lanes, N <= 32; lane l gets the sum of x[l * N / 32].  Every value is added in the same order, for any
+ * N: lanes 16 apart, 8 apart, ... */
+template <int N, int MASK = 16> DEVICE float sum_lanes(const float (&x)[N])
+{
+    constexpr int N_LEFT = N > 1 ? N / 2 : 1;
+    const bool is_upper = threadIdx.x & MASK;
+    float sums[N_LEFT];
 #pragma unroll
-    for (int mask = 16, n = N; mask > 0; mask /= 2) {
-        const bool is_upper = lane & mask;
-        if (n > 1) {
-            n /= 2;
-#pragma unroll
-            for (int i = 0; i < n; i++) {
-                const float sent = is_upper ? x[i] : x[i + n], kept = is_upper ? x[i + n] : x[i];
-                x[i] = kept + __shfl_xor_sync(0xffffffff, sent, mask);
-            }
-        } else {
-            x[0] += __shfl_xor_sync(0xffffffff, x[0], mask);
-        }
+    for (int i = 0; i < N_LEFT; i++) {
+        const float low = x[i], high = x[N > 1 ? i + N_LEFT : i];
+        sums[i] = (is_upper ? high : low) + __shfl_xor_sync(0xffffffff, is_upper ? low : high, MASK);
     }
-    return x[0];
+    if constexpr (MASK > 1) return sum_lanes<N_LEFT, MASK / 2>(sums);
+    else return sums[0];
 }
 
 /* sums[o * N_ROWS + r] of this thread -> y. */
-template <int N_ROWS> DEVICE void finish(float (&sums)[OUTS * N_ROWS], int32_t n_rows, int32_t n_out, float *y, bool is_added)
+template <int N_OUTS, int N_ROWS>
+DEVICE void finish(float (&sums)[N_OUTS * N_ROWS], int32_t n_rows, int32_t n_out, float *y, bool is_added)
 {
-    constexpr int N = OUTS * N_ROWS;
+    constexpr int N = N_OUTS * N_ROWS, AT_ONCE = N < 32 ? N : 32;
     __shared__ float of_warp[PRODUCT_WARPS][N];
-    const float sum = sum_lanes<N>(sums);
     const int32_t lane = threadIdx.x % 32;
-    if (lane % (32 / N) == 0) of_warp[threadIdx.x / 32][lane / (32 / N)] = sum;
+#pragma unroll
+    for (int first = 0; first < N; first += AT_ONCE) {
+        float part[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) part[i] = sums[first + i];
+        const float sum = sum_lanes<AT_ONCE>(part);
+        if (lane % (32 / AT_ONCE) == 0) of_warp[threadIdx.x / 32][first + lane / (32 / AT_ONCE)] = sum;
+    }
     __syncthreads();
-    const int32_t i = threadIdx.x, out = blockIdx.x * OUTS + i / N_ROWS, row = i % N_ROWS;
+    const int32_t i = threadIdx.x, out = blockIdx.x * N_OUTS + i / N_ROWS, row = i % N_ROWS;
     if (i >= N || out >= n_out || row >= n_rows) return;
     float total = of_warp[0][i];
 #pragma unroll
@@ -51,74 +61,87 @@ template <int N_ROWS> DEVICE void finish(float (&sums)[OUTS * N_ROWS], int32_t n
     *at = is_added ? *at + total : total;
 }
 
-/* N_ROWS: n_rows rounded up; rows that are not there repeat the last. */
-template <int N_ROWS>
-__global__ void __launch_bounds__(PRODUCT_THREADS, N_ROWS <= 2 ? 8 : 4)
-row_product_kernel(const uint4 *w, const float *x, int32_t n_rows, int32_t n_out, int32_t n_in, float *y, bool is_added)
+/* N_ROWS: n_rows rounded up; rows that are not there repeat the last.  n_in % 4 == 0. */
+template <int N_OUTS, int N_ROWS>
+__global__ void __launch_bounds__(PRODUCT_THREADS, N_ROWS <= 2 ? 8 : N_ROWS <= 4 ? 4 : 3)
+row_product_kernel(const tmx_bf16 *w, const float *x, int32_t n_rows, int32_t n_out, int32_t n_in, float *y, bool is_added)
 {
-    const int32_t n_pieces = n_in / 8;
-    float sums[OUTS * N_ROWS];
-    const uint4 *w_rows[OUTS];
+    constexpr int N_STEPS = 8 / N_OUTS;                    /* chunks at once */
+    float sums[N_OUTS * N_ROWS];
+    const tmx_bf16 *w_rows[N_OUTS];
 #pragma unroll
-    for (int i = 0; i < OUTS * N_ROWS; i++) sums[i] = 0.0f;
+    for (int i = 0; i < N_OUTS * N_ROWS; i++) sums[i] = 0.0f;
 #pragma unroll
-    for (int o = 0; o < OUTS; o++) w_rows[o] = w + (size_t)min_i32(blockIdx.x * OUTS + o, n_out - 1) * n_pieces;
-    for (int32_t first = threadIdx.x; first < n_pieces; first += STEPS * PRODUCT_THREADS) {
-        uint4 packed[STEPS][OUTS];
+    for (int o = 0; o < N_OUTS; o++) w_rows[o] = w + (size_t)min_i32(blockIdx.x * N_OUTS + o, n_out - 1) * n_in;
+    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int32_t first = warp * CHUNK + 4 * lane; first - 4 * lane < n_in; first += N_STEPS * PRODUCT_WARPS * CHUNK) {
+        uint2 packed[2 * N_STEPS][N_OUTS];
 #pragma unroll
-        for (int s = 0; s < STEPS; s++) {
-            const int32_t piece = first + s * PRODUCT_THREADS;
+        for (int h = 0; h < 2 * N_STEPS; h++) {            /* h: half of a chunk */
+            const int32_t i = first + h / 2 * PRODUCT_WARPS * CHUNK + h % 2 * CHUNK / 2;
 #pragma unroll
-            for (int o = 0; o < OUTS; o++) {
-                packed[s][o] = make_uint4(0, 0, 0, 0);
-                if (piece < n_pieces) packed[s][o] = load_once(w_rows[o] + piece);
+            for (int o = 0; o < N_OUTS; o++) {
+                packed[h][o] = make_uint2(0, 0);
+                if (i < n_in) packed[h][o] = load_once8(w_rows[o] + i);
             }
         }
 #pragma unroll
-        for (int s = 0; s < STEPS; s++) {
-            const int32_t piece = first + s * PRODUCT_THREADS;
-            if (piece >= n_pieces) break;
+        for (int h = 0; h < 2 * N_STEPS; h++) {
+            const int32_t i = first + h / 2 * PRODUCT_WARPS * CHUNK + h % 2 * CHUNK / 2;
+            if (i >= n_in) break;
+            float weights[N_OUTS][4];
+#pragma unroll
+            for (int o = 0; o < N_OUTS; o++) {
+                weights[o][0] = bf16_low(packed[h][o].x), weights[o][1] = bf16_high(packed[h][o].x);
+                weights[o][2] = bf16_low(packed[h][o].y), weights[o][3] = bf16_high(packed[h][o].y);
+            }
 #pragma unroll
             for (int r = 0; r < N_ROWS; r++) {
-                float x_piece[8];
-                load_piece(x_piece, x + (size_t)min_i32(r, n_rows - 1) * n_in + 8 * (size_t)piece);
+                const float4 piece = *(const float4 *)(x + (size_t)min_i32(r, n_rows - 1) * n_in + i);
 #pragma unroll
-                for (int o = 0; o < OUTS; o++) {
-                    float weights[8];
-                    unpack(weights, packed[s][o]);
-#pragma unroll
-                    for (int j = 0; j < 8; j++) sums[o * N_ROWS + r] = fmaf(x_piece[j], weights[j], sums[o * N_ROWS + r]);
+                for (int o = 0; o < N_OUTS; o++) {
+                    float &sum = sums[o * N_ROWS + r];
+                    sum = fmaf(piece.x, weights[o][0], sum), sum = fmaf(piece.y, weights[o][1], sum);
+                    sum = fmaf(piece.z, weights[o][2], sum), sum = fmaf(piece.w, weights[o][3], sum);
                 }
             }
         }
     }
-    finish<N_ROWS>(sums, n_rows, n_out, y, is_added);
+    finish<N_OUTS, N_ROWS>(sums, n_rows, n_out, y, is_added);
 }
 
 /* Rows of any length and alignment: a grid of outputs and rows. */
 __global__ void row_product_any_kernel(const tmx_bf16 *w, const float *x, int32_t n_out, int32_t n_in, float *y, bool is_added)
 {
     const float *row = x + (size_t)blockIdx.y * n_in;
-    float sums[OUTS] = { };
-#pragma unroll
-    for (int o = 0; o < OUTS; o++) {
-        const tmx_bf16 *w_row = w + (size_t)min_i32(blockIdx.x * OUTS + o, n_out - 1) * n_in;
-        for (int32_t i = threadIdx.x; i < n_in; i += PRODUCT_THREADS) sums[o] = fmaf(row[i], bf16_low(w_row[i]), sums[o]);
-    }
-    finish<1>(sums, 1, n_out, y + (size_t)blockIdx.y * n_out, is_added);
+    const tmx_bf16 *w_row = w + (size_t)blockIdx.x * n_in;
+    float sums[1] = { 0.0f };
+    for (int32_t i = threadIdx.x; i < n_in; i += PRODUCT_THREADS) sums[0] = fmaf(row[i], bf16_low(w_row[i]), sums[0]);
+    finish<1, 1>(sums, 1, n_out, y + (size_t)blockIdx.y * n_out, is_added);
+}
+
+template <int N_OUTS, int N_ROWS>
+static void row_product(const gpu *g, const gpu_weight *weight, const float *x, int32_t n_rows, float *y, bool is_added)
+{
+    row_product_kernel<N_OUTS, N_ROWS><<<divide_up(weight->n_out, N_OUTS), PRODUCT_THREADS, 0, g->stream>>>(
+        (const tmx_bf16 *)weight->data, x, n_rows, weight->n_out, weight->n_in, y, is_added);
 }
 
 extern "C" void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n_rows, float *y, bool is_added)
 {
     if (n_rows <= 0 || !gpu_is_ready(g)) return;
-    const int32_t n_out = weight->n_out, n_in = weight->n_in, n_blocks = divide_up(n_out, OUTS);
-    if (n_in % 8 != 0 || !is_aligned16(weight->data) || !is_aligned16(x)) {
-        row_product_any_kernel<<<dim3(n_blocks, n_rows), PRODUCT_THREADS, 0, g->stream>>>((const tmx_bf16 *)weight->data, x, n_out,
-                                                                                          n_in, y, is_added);
+    const int32_t n_out = weight->n_out, n_in = weight->n_in;
+    if (n_in % 4 != 0 || !is_aligned16(weight->data) || !is_aligned16(x)) {
+        row_product_any_kernel<<<dim3(n_out, n_rows), PRODUCT_THREADS, 0, g->stream>>>((const tmx_bf16 *)weight->data, x, n_out,
+                                                                                       n_in, y, is_added);
+    } else if (n_rows == 1) {
+        row_product<4, 1>(g, weight, x, n_rows, y, is_added);
+    } else if (n_rows == 2) {
+        row_product<4, 2>(g, weight, x, n_rows, y, is_added);
+    } else if (n_rows <= 4) {
+        row_product<4, 4>(g, weight, x, n_rows, y, is_added);
     } else {
-        const auto kernel = n_rows == 1 ? row_product_kernel<1> : n_rows == 2 ? row_product_kernel<2>
-            : n_rows <= 4 ? row_product_kernel<4> : row_product_kernel<8>;
-        kernel<<<n_blocks, PRODUCT_THREADS, 0, g->stream>>>((const uint4 *)weight->data, x, n_rows, n_out, n_in, y, is_added);
+        row_product<8, 8>(g, weight, x, n_rows, y, is_added);
     }
     gpu_keep_launch(g, "row product");
 }
