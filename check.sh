@@ -53,6 +53,7 @@ step "tests: asan and ubsan"          env ASAN_OPTIONS=detect_leaks=1 ctest --te
 step "tests: tsan"                    ctest --test-dir build/tsan -V -R 'test_(base|session)'
 step "logits against the reference"   python3 tests/check-logits.py
 step "bits: chunks, threads, patterns"    python3 tests/check-bits.py
+step "library: installed, examples"   tests/check-install.sh build/release
 step "rooms: includes go one way"     scripts/check-rooms.sh
 step "lint: cppcheck"                 scripts/lint.sh cppcheck
 step "lint: clang-tidy"               scripts/lint.sh clang-tidy
