@@ -1,11 +1,9 @@
 #include "curve_picture.h"
 
-#include "report.h"
+#include "svg.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 enum { WIDTH = 400, HEIGHT = 240, LEFT = 70, TOP = 60, GAP = 80, BOTTOM = 44, N_TICKS = 4 };
 
@@ -86,29 +84,27 @@ static void draw_panel(panel *p, int32_t n_chosen)
     }
 }
 
-static void draw(FILE *out, const tmx_plan_point *points, int32_t n_points, int32_t n_chosen, const char *title)
+typedef struct picture {
+    const tmx_plan_point *points;
+    int32_t n_points, n_chosen;
+    const char *title;
+} picture;
+
+static void draw(FILE *out, const void *what)
 {
-    const int width = LEFT + 2 * WIDTH + GAP + 24, height = TOP + HEIGHT + BOTTOM;
-    const int32_t n_most = points[n_points - 1].n_sparse;
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" fill=\"#222\">\n"
-            "<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n<text x=\"16\" y=\"22\" font-size=\"14\">%s; chosen: %d layers (ring)"
-            "</text>\n", width, height, width, height, title, n_chosen);
+    const picture *c = what;
+    const int32_t n_most = c->points[c->n_points - 1].n_sparse;
+    svg_begin(out, LEFT + 2 * WIDTH + GAP + 24, TOP + HEIGHT + BOTTOM);
+    fprintf(out, "<text x=\"16\" y=\"22\" font-size=\"14\">%s; chosen: %d layers (ring)</text>\n", c->title, c->n_chosen);
     for (int i = 0; i < 2; i++) {
-        panel p = { .out = out, .points = points, .n_points = n_points, .n_most = n_most > 0 ? n_most : 1, .is_time = i == 1,
+        panel p = { .out = out, .points = c->points, .n_points = c->n_points, .n_most = n_most > 0 ? n_most : 1, .is_time = i == 1,
                     .x0 = LEFT + i * (WIDTH + GAP) };
-        draw_panel(&p, n_chosen);
+        draw_panel(&p, c->n_chosen);
     }
-    fputs("</svg>\n", out);
+    svg_end(out);
 }
 
 int write_curve_picture(const char *path, const tmx_plan_point *points, int32_t n_points, int32_t n_chosen, const char *title)
 {
-    FILE *out = fopen(path, "w");
-    if (out == NULL) return complain(EXIT_INPUT, "%s: cannot be created: %s", path, strerror(errno));
-    errno = 0;
-    draw(out, points, n_points, n_chosen, title);
-    const bool is_written = !ferror(out);
-    const int why = errno;
-    if (fclose(out) == 0 && is_written) return 0;
-    return complain(EXIT_INPUT, "%s: cannot be written: %s", path, strerror(is_written ? errno : why));
+    return svg_write(path, draw, &(picture){ points, n_points, n_chosen, title });
 }

@@ -1,8 +1,8 @@
 #include "probe_picture.h"
 
 #include "report.h"
+#include "svg.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -164,29 +164,24 @@ static void draw_panel(panel *p)
     for (int s = N_SECTIONS - 1; s >= 0; s--) draw_series(p, s);
 }
 
-/* Text between tags: the bytes of a name from a model file, cut before they reach the legend. */
-static void put_escaped(FILE *out, const char *text)
-{
-    enum { MAX_SHOWN = 36 };
-    for (int i = 0; text[0] != '\0' && i < MAX_SHOWN; i++, text++) {
-        const unsigned char c = (unsigned char)*text;
-        if (c == '<') fputs("&lt;", out);
-        else if (c == '>') fputs("&gt;", out);
-        else if (c == '&') fputs("&amp;", out);
-        else if (c == '"') fputs("&quot;", out);
-        else fputc(c < 0x20 || c >= 0x7f ? '?' : c, out);
-    }
-}
+typedef struct picture {
+    const tmx_probe_report *report;
+    const tmx_model_info *info;
+} picture;
 
-static void draw(FILE *out, const tmx_probe_report *report, const tmx_model_info *info)
+enum { MAX_SHOWN = 36 };           /* of a name, so that it ends before the legend */
+
+static void draw(FILE *out, const void *what)
 {
-    const int width = LEFT + 2 * PANEL_WIDTH + GAP + 24, height = TOP + PANEL_HEIGHT + BOTTOM;
+    const tmx_probe_report *report = ((const picture *)what)->report;
+    const tmx_model_info *info = ((const picture *)what)->info;
+    const int width = LEFT + 2 * PANEL_WIDTH + GAP + 24;
     const tmx_probe_settings *s = tmx_probe_report_settings(report);
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" fill=\"#222\">\n"
-            "<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n<text x=\"16\" y=\"22\" font-size=\"14\">", width, height, width, height);
-    put_escaped(out, info->name[0] != '\0' ? info->name : info->architecture);
+    svg_begin(out, width, TOP + PANEL_HEIGHT + BOTTOM);
+    fputs("<text x=\"16\" y=\"22\" font-size=\"14\">", out);
+    svg_put_text(out, info->name[0] != '\0' ? info->name : info->architecture, MAX_SHOWN);
     fprintf(out, ": %d samples of ", tmx_probe_report_n_used(report));
-    put_escaped(out, s->source);
+    svg_put_text(out, s->source, MAX_SHOWN);
     fprintf(out, ", up to %d tokens</text>\n", s->n_tokens);
     for (int i = 0; i < N_SECTIONS; i++) {
         const int x = width - 330 + i * 110;
@@ -198,17 +193,10 @@ static void draw(FILE *out, const tmx_probe_report *report, const tmx_model_info
                     .x0 = LEFT + i * (PANEL_WIDTH + GAP) };
         draw_panel(&p);
     }
-    fputs("</svg>\n", out);
+    svg_end(out);
 }
 
 int write_probe_picture(const char *path, const tmx_probe_report *report, const tmx_model_info *info)
 {
-    FILE *out = fopen(path, "w");
-    if (out == NULL) return complain(EXIT_INPUT, "%s: cannot be created: %s", path, strerror(errno));
-    errno = 0;
-    draw(out, report, info);
-    const bool is_written = !ferror(out);
-    const int why = errno;
-    if (fclose(out) == 0 && is_written) return 0;
-    return complain(EXIT_INPUT, "%s: cannot be written: %s", path, strerror(is_written ? errno : why));
+    return svg_write(path, draw, &(picture){ report, info });
 }
