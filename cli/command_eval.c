@@ -3,6 +3,7 @@
 #include "eval/eval_report.h"
 #include "eval/text.h"
 #include "model_choice.h"
+#include "plan_choice.h"
 #include "progress.h"
 #include "prompt.h"
 #include "report.h"
@@ -12,14 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CELLS = 4096, MAX_VALUES = 64, LABEL_BYTES = 40, MIN_LENGTH = 16 };
+enum { MAX_CELLS = 4096, MAX_VALUES = 64, MIN_LENGTH = 16 };
 
 typedef struct evaluation {
     const eval_options *options;
     tmx_pool *pool;
     tmx_model *model;
     tmx_plan *plans[EVAL_MAX_PLANS];
-    char labels[EVAL_MAX_PLANS][LABEL_BYTES];
+    char labels[EVAL_MAX_PLANS][PLAN_LABEL_BYTES];
     eval_plan columns[EVAL_MAX_PLANS];
     char sweep_name[16];           /* "" = none */
     data_set sets[MAX_TEXTS];
@@ -64,29 +65,13 @@ static int parse_values(const char *option, const char *text, int64_t min, int64
 
 /* ---------------------------------------------------------------- plans */
 
-/* A short spec itself; of a path the file's name; unlike the labels before it. */
-static void make_label(evaluation *e, int32_t i, const char *spec)
-{
-    const char *slash = strrchr(spec, '/'), *name = slash != NULL && slash[1] != '\0' ? slash + 1 : spec;
-    size_t n = strlen(name);
-    if (n > 5 && strcmp(name + n - 5, ".json") == 0) n -= 5;
-    if (n > 28) n = 28;
-    while (n > 0 && (name[n] & 0xc0) == 0x80) n--;
-    snprintf(e->labels[i], LABEL_BYTES, "%.*s", (int)n, name);
-    for (int32_t k = 0; k < i; k++) {
-        if (strcmp(e->labels[k], e->labels[i]) != 0) continue;
-        snprintf(e->labels[i] + n, LABEL_BYTES - n, " (%d)", i + 1);
-        return;
-    }
-}
-
 static int add_plan(evaluation *e, const char *spec, int32_t n_sink, int32_t n_window, int32_t n_last)
 {
     const int32_t i = e->params.n_plans;
     tmx_error err;
     if (i == EVAL_MAX_PLANS) return complain(EXIT_USAGE, "more than %d plans", EVAL_MAX_PLANS);
     if (tmx_plan_parse(&e->plans[i], spec, tmx_model_info_get(e->model), &err) != TMX_OK) return complain_error(&err);
-    make_label(e, i, spec);
+    plan_label(e->labels[i], spec, e->labels, i);
     e->columns[i] = (eval_plan){ .label = e->labels[i], .plan = e->plans[i] };
     e->params.n_plans++;
     if (tmx_plan_set_sizes(e->plans[i], n_sink, n_window, n_last, &err) != TMX_OK) return complain_error(&err);
@@ -119,7 +104,7 @@ static int add_swept(evaluation *e, const tmx_pattern *p, int64_t value)
         code = add_plan(e, spec, p->n_sink, p->n_window, p->n_last);
     }
     if (code != 0) return code;
-    snprintf(e->labels[i], LABEL_BYTES, "%s=%d", name, n);
+    snprintf(e->labels[i], PLAN_LABEL_BYTES, "%s=%d", name, n);
     e->columns[i].value = n;
     return 0;
 }

@@ -1,5 +1,7 @@
 #include "plan_choice.h"
 
+#include <string.h>
+
 int plan_choose(const plan_choice *choice, const tmx_model_info *info, tmx_plan **plan)
 {
     tmx_error err;
@@ -32,6 +34,21 @@ const char *plan_title(const tmx_plan *plan, char buf[32])
     }
     snprintf(buf, 32, "%s%s", main != NULL ? tmx_pattern_name(main->kind) : "dense", is_mix ? " mix" : "");
     return buf;
+}
+
+void plan_label(char label[PLAN_LABEL_BYTES], const char *spec, char (*before)[PLAN_LABEL_BYTES], int32_t n)
+{
+    const char *slash = strrchr(spec, '/'), *name = slash != NULL && slash[1] != '\0' ? slash + 1 : spec;
+    size_t length = strlen(name);
+    if (length > 5 && strcmp(name + length - 5, ".json") == 0) length -= 5;
+    if (length > 28) length = 28;
+    while (length > 0 && (name[length] & 0xc0) == 0x80) length--;
+    snprintf(label, PLAN_LABEL_BYTES, "%.*s", (int)length, name);
+    for (int32_t i = 0; i < n; i++) {
+        if (strcmp(before[i], label) != 0) continue;
+        snprintf(label + length, PLAN_LABEL_BYTES - length, " (%d)", n + 1);
+        return;
+    }
 }
 
 void json_plan(json_writer *j, const char *key, const tmx_plan *plan)
