@@ -371,7 +371,7 @@ static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool h
     distance d = { 0 };
     bool is_v_exact = true;
     for (int32_t r = 0; r < n_rows; r++) {
-        rope_angles(positions[r], 10000.0f, s->n_rot, NULL, angle_cos, angle_sin);
+        rope_angles(positions[r], &(rope_table){ .frequency = inverse_freq, .n_pairs = s->n_rot / 2, .factor = 1 }, angle_cos, angle_sin);
         for (int32_t h = 0; h < n_all; h++) {
             const float *x = qkv.x + (size_t)r * row + (size_t)h * head_dim;
             const int32_t kv_head = (h - n_q) % s->n_kv_heads;
@@ -402,7 +402,7 @@ static void check_angles(int32_t position)
     enum { DIM = 128, PAIRS = DIM / 2 };
     float row[3 * DIM] = { 0 }, angle_cos[PAIRS], angle_sin[PAIRS], inverse_freq[PAIRS];
     for (int32_t i = 0; i < PAIRS; i++) inverse_freq[i] = (float)(1.0 / pow(500000.0, 2.0 * i / DIM));
-    rope_angles(position, 500000.0f, DIM, NULL, angle_cos, angle_sin);
+    rope_angles(position, &(rope_table){ .frequency = inverse_freq, .n_pairs = PAIRS, .factor = 1 }, angle_cos, angle_sin);
     memcpy(row, angle_sin, sizeof angle_sin);
     memcpy(row + PAIRS, angle_cos, sizeof angle_cos);
     const int32_t zero = 0;
