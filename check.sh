@@ -42,7 +42,8 @@ build() {                          # build PRESET [CMAKE OPTIONS...]
     cmake --preset "$preset" -DTMX_WERROR=ON "$@" && cmake --build "build/$preset"
 }
 
-step "packages"                       scripts/install-packages.sh clang clang-tidy cppcheck
+step "packages"                       scripts/install-packages.sh clang clang-tidy cppcheck \
+                                      python3-numpy python3-setuptools python3-wheel python3-venv
 step "demo model"                     scripts/fetch-models.sh
 step "build: gcc, release"            build release -DTMX_BENCH=ON
 step "build: gcc, asan and ubsan"     build asan -DTMX_CUDA=OFF      # the CUDA part once; its absence in the others
@@ -54,6 +55,7 @@ step "tests: tsan"                    ctest --test-dir build/tsan -V -R 'test_(b
 step "logits against the reference"   python3 tests/check-logits.py
 step "bits: chunks, threads, patterns"    python3 tests/check-bits.py
 step "library: installed, examples"   tests/check-install.sh build/release
+step "python: installed by pip, tests"  tests/check-python.sh build/release
 step "rooms: includes go one way"     scripts/check-rooms.sh
 step "lint: cppcheck"                 scripts/lint.sh cppcheck
 step "lint: clang-tidy"               scripts/lint.sh clang-tidy
