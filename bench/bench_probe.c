@@ -1,35 +1,22 @@
 /* Times a probe sample beside a dense prefill of the same length, alternating, on one model.
  *     bench_probe MODEL [n_tokens [n_repeats [n_threads [f32 | bf16]]]]      default 2000 5 0 (all cores), the model's mode
  * Prints one CSV line per kind of run and the ratio of the medians. */
+#include "timing.h"
 #include "tmx.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_REPEATS = 100 };
 
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double print_times(const char *what, double *ms, int n_repeats, int32_t n_tokens, const tmx_model *model, const tmx_pool *pool)
 {
-    qsort(ms, (size_t)n_repeats, sizeof *ms, by_value);
+    const timing_summary s = timing_summarize(ms, n_repeats);
     printf("%s,%s,%s,%d,%d,%.1f,%.1f,%.1f\n", what, tmx_model_compute(model) == TMX_COMPUTE_BF16 ? "bf16" : "f32",
-           tmx_isa_name(tmx_model_isa(model)), tmx_pool_n_threads(pool), n_tokens, ms[n_repeats / 2], ms[0],
-           (ms[n_repeats - 1] / ms[0] - 1) * 100);
-    return ms[n_repeats / 2];
+           tmx_isa_name(tmx_model_isa(model)), tmx_pool_n_threads(pool), n_tokens, s.median, s.least,
+           s.spread_pct);
+    return s.median;
 }
 
 static void check(tmx_status status, const tmx_error *err)
@@ -37,6 +24,13 @@ static void check(tmx_status status, const tmx_error *err)
     if (status == TMX_OK) return;
     fprintf(stderr, "bench_probe: %s\n", err->text);
     exit(1);
+}
+
+static void *take(size_t n, size_t size)
+{
+    void *block = calloc(n, size);
+    check(block != NULL ? TMX_OK : TMX_E_MEMORY, &(tmx_error){ .text = "out of memory" });
+    return block;
 }
 
 int main(int argc, char **argv)
@@ -59,25 +53,24 @@ int main(int argc, char **argv)
     check(tmx_session_create(&session, model, NULL, pool, &(tmx_session_params){ .n_ctx = n_tokens }, &err), &err);
     check(tmx_probe_create(&probe, model, pool, &(tmx_probe_params){ .n_tokens = n_tokens }, &err), &err);
     const tmx_model_info *info = tmx_model_info_get(model);
-    int32_t *tokens = malloc((size_t)n_tokens * sizeof *tokens);
-    float *logits = malloc((size_t)info->n_vocab * sizeof *logits);
-    tmx_probe_layer *layers = malloc((size_t)info->n_layers * sizeof *layers);
-    if (tokens == NULL || logits == NULL || layers == NULL) return 1;
+    int32_t *tokens = take((size_t)n_tokens, sizeof *tokens);
+    float *logits = take((size_t)info->n_vocab, sizeof *logits);
+    tmx_probe_layer *layers = take((size_t)info->n_layers, sizeof *layers);
     for (int32_t i = 0; i < n_tokens; i++) tokens[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)info->n_vocab);
 
     double prefill_ms[MAX_REPEATS], forward_ms[MAX_REPEATS], probe_ms[MAX_REPEATS];
     for (int i = -1; i < n_repeats; i++) {         /* the first round warms up */
         const int at = i < 0 ? 0 : i;
-        double start = now_ms();
+        double start = timing_now_ms();
         tmx_session_reset(session);
         check(tmx_prefill(session, &(tmx_prompt){ .tokens = tokens, .n_tokens = n_tokens, .logits = logits }, 1, &err), &err);
-        prefill_ms[at] = now_ms() - start;
-        start = now_ms();
+        prefill_ms[at] = timing_now_ms() - start;
+        start = timing_now_ms();
         check(tmx_probe_run(probe, tokens, n_tokens, 0, NULL, NULL, &err), &err);
-        forward_ms[at] = now_ms() - start;
-        start = now_ms();
+        forward_ms[at] = timing_now_ms() - start;
+        start = timing_now_ms();
         check(tmx_probe_run(probe, tokens, n_tokens, 0, layers, NULL, &err), &err);
-        probe_ms[at] = now_ms() - start;
+        probe_ms[at] = timing_now_ms() - start;
     }
     printf("op,compute,isa,threads,n_tokens,median_ms,min_ms,spread_pct\n");
     const double prefill = print_times("prefill", prefill_ms, n_repeats, n_tokens, model, pool);

@@ -2,6 +2,7 @@
 
 #include "tmx.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* The order of the words below is the order of the library's enums. */
@@ -408,6 +409,94 @@ const command eval_command = {
 
 #undef AT
 
+/* ---------------------------------------------------------------- tmx bench */
+
+#define AT(member) .offset = offsetof(bench_options, member)
+
+static const option_spec bench_rows[] = {
+    { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
+      AT(model),
+      .help = "model file (GGUF); with --kernels its shapes are what is timed" },
+    MODEL_ROWS(bench_options),
+
+    { .group = "Tests", .letter = 'p', .name = "n-prompt", .argument = "N,N", .kind = OPTION_TEXTS, .fallback = "512", AT(prompts),
+      .help = "tokens to prefill, one test each: numbers and ranges a-b, a-b+step, a-b*factor; may be repeated; 0 = none. With "
+              "--kernels the lengths attention is timed at (default: 512,2048,8192)" },
+    { .group = "Tests", .letter = 'n', .name = "n-gen", .argument = "N,N", .kind = OPTION_TEXTS, .fallback = "128", AT(predicts),
+      .help = "tokens to decode, one test each, after one token or those of -d; 0 = none" },
+    { .group = "Tests", .letter = 'd', .name = "n-depth", .argument = "N,N", .kind = OPTION_TEXTS, .fallback = "0", AT(depths),
+      .help = "tokens that are there before a test begins; every test runs at every depth" },
+    { .group = "Tests", .name = "pg", .argument = "N,N", .kind = OPTION_TEXTS, .fallback = "none", AT(pairs),
+      .help = "one more test: prefill the first number of tokens, then decode the second; may be repeated" },
+    { .group = "Tests", .letter = 'r', .name = "repetitions", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 1000,
+      .initial = 5, AT(n_repeats),
+      .help = "times each test is taken; in every repetition the plans take turns" },
+    { .group = "Tests", .name = "no-warmup", .kind = OPTION_SWITCH, AT(is_cold),
+      .help = "take the first time, too; results are checked all the same" },
+    { .group = "Tests", .letter = 's', .name = "seed", .argument = "N", .kind = OPTION_INTEGER, .max = 4294967295.0, .initial = 1,
+      AT(seed),
+      .help = "seed of the token ids, and of the numbers of --kernels" },
+
+    { .group = "Plans", .name = "plan", .argument = "SPEC,SPEC", .kind = OPTION_TEXTS, .fallback = "dense", AT(plans),
+      .help = "plans to time side by side, as for tmx run; may be repeated. A comma begins another plan unless a layer's number "
+              "follows it: dense,triangle:5,7,10-29,model.plan.json are three" },
+    { .group = "Plans", .name = "sink", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1,
+      .fallback = "each plan's own", AT(n_sink),
+      .help = "first tokens that every row of a triangle or streaming layer sees, in all plans" },
+    { .group = "Plans", .name = "window", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = MAX_TOKENS, .initial = -1,
+      .fallback = "each plan's own", AT(n_window),
+      .help = "tokens of the sliding window of those layers" },
+    { .group = "Plans", .name = "last", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1,
+      .fallback = "each plan's own", AT(n_last),
+      .help = "last rows that see everything in a triangle layer" },
+
+    { .group = "Kernels", .name = "kernels", .kind = OPTION_SWITCH, AT(is_kernels),
+      .help = "time attention by pattern and the matrix products alone, on every instruction set this CPU has (but scalar: "
+              "--isa scalar), beside what loops of registers and a memory copy reach on it" },
+    { .group = "Kernels", .name = "head-dim", .argument = "N,N", .kind = OPTION_TEXTS, .fallback = "the model's, or 64,128",
+      AT(head_dims),
+      .help = "with --kernels: sizes of an attention head" },
+    { .group = "Kernels", .name = "gqa", .argument = "N,N", .kind = OPTION_TEXTS, .fallback = "the model's, or 1,4", AT(groups),
+      .help = "with --kernels: query heads of each of two KV heads" },
+    { .group = "Kernels", .name = "rows", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 65536, .initial = -1,
+      .fallback = "512", AT(n_rows),
+      .help = "with --kernels: rows of activations a product takes" },
+
+    MACHINE_ROWS(bench_options),
+    SESSION_ROWS(bench_options),
+
+    { .group = "Output", .letter = 'o', .name = "output", .argument = "md|csv|json", .kind = OPTION_CHOICE,
+      .choices = "md|csv|json", AT(output),
+      .help = "form of standard output: a Markdown table, CSV, or a JSON array with every repetition" },
+    { .group = "Output", .name = "svg", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(picture),
+      .help = "also draw time to first token over length, and each layer's attention time, for every plan to FILE" },
+    { .group = "Output", .letter = 'q', .name = "quiet", .kind = OPTION_SWITCH, AT(is_quiet),
+      .help = "say nothing on standard error but errors" },
+};
+
+static const command_example bench_examples[] = {
+    { "what a plan saves, by length", "tmx bench -m model.gguf -p 512-8192*2 -n 0 --plan dense,model.plan.json --svg bench.svg" },
+    { "decoding behind a long prompt, for a script", "tmx bench -m model.gguf -p 0 -n 64 -d 512,8000 -o json" },
+    { "how much of this machine the kernels use", "tmx bench --kernels -m model.gguf" },
+};
+
+const command bench_command = {
+    .name = "bench",
+    .usage = "-m MODEL [-p N,N] [-n N,N] [-d N,N] [--plan SPEC,SPEC] [options]",
+    .summary = "time prefill and decode by plan and length; kernels against this machine's ceilings",
+    .description =
+        "Times prefill (test ppN) and decoding (tgN) on random token ids, in llama-bench's columns and JSON fields, and adds the "
+        "plan, the time to first token, the share that attention has in it, and the peak of memory. t/s is mean and standard "
+        "deviation, TTFT the median.\n"
+        "A warm-up comes first, and results are checked before time is taken: the same bits in other chunks, on another number of "
+        "threads, and in every repetition. Ctrl-C prints the repetitions that are finished and says how many of a test there are. "
+        "docs/bench.md explains every column.",
+    .options = bench_rows, .n_options = COUNT(bench_rows),
+    .examples = bench_examples, .n_examples = COUNT(bench_examples),
+};
+
+#undef AT
+
 /* ---------------------------------------------------------------- tmx inspect */
 
 #define AT(member) .offset = offsetof(inspect_options, member)
@@ -559,6 +648,56 @@ bool eval_options_check(const eval_options *o, char *why, size_t size)
     const bool has_sizes = o->n_sink >= 0 || o->n_window >= 0 || o->n_last >= 0;
     if (has_sizes && o->plans.n == 0) return refuse_line(why, size, "options --sink, --window and --last need --plan");
     return true;
+}
+
+static bool read_numbers(number_list *list, const char *option, const text_list *texts, const char *fallback, int32_t min,
+                         int32_t max, char *why, size_t size)
+{
+    list->n = 0;
+    if (texts->n == 0) return numbers_add(list, option, fallback, min, max, why, size);
+    for (int32_t i = 0; i < texts->n; i++) {
+        if (!numbers_add(list, option, texts->items[i], min, max, why, size)) return false;
+    }
+    return true;
+}
+
+static bool read_pairs(bench_options *o, char *why, size_t size)
+{
+    for (int32_t i = 0; i < o->pairs.n; i++) {
+        number_list pair = { .n = 0 };
+        if (!numbers_add(&pair, "--pg", o->pairs.items[i], 1, (int32_t)MAX_TOKENS, why, size)) return false;
+        if (pair.n != 2) {
+            snprintf(why, size, "option --pg: '%.40s' is not two numbers, of prompt and generation", o->pairs.items[i]);
+            return false;
+        }
+        o->pair_prompts[i] = pair.items[0];
+        o->pair_predicts[i] = pair.items[1];
+    }
+    return true;
+}
+
+bool bench_options_check(bench_options *o, char *why, size_t size)
+{
+    const bool is_kernels = o->is_kernels;
+    const int32_t most = (int32_t)MAX_TOKENS;
+    if (!is_kernels && o->model == NULL) return refuse_line(why, size, "no model: give -m FILE, or --kernels");
+    if (is_kernels && (o->predicts.n > 0 || o->depths.n > 0 || o->pairs.n > 0 || o->plans.n > 0 || o->picture != NULL || o->is_cold)) {
+        return refuse_line(why, size, "option --kernels excludes -n, -d, --pg, --plan, --svg and --no-warmup");
+    }
+    if (is_kernels && (o->compute != 0 || o->cache_type != 0 || o->n_chunk != 0)) {
+        return refuse_line(why, size, "option --kernels excludes --compute, --cache-type and --chunk: it times every type, whole");
+    }
+    if (!is_kernels && (o->head_dims.n > 0 || o->groups.n > 0 || o->n_rows >= 0)) {
+        return refuse_line(why, size, "options --head-dim, --gqa and --rows need --kernels");
+    }
+    const bool has_sizes = o->n_sink >= 0 || o->n_window >= 0 || o->n_last >= 0;
+    if (has_sizes && o->plans.n == 0) return refuse_line(why, size, "options --sink, --window and --last need --plan");
+    return read_numbers(&o->prompt_list, "-p/--n-prompt", &o->prompts, is_kernels ? "512,2048,8192" : "512", is_kernels, most, why, size)
+        && read_numbers(&o->predict_list, "-n/--n-gen", &o->predicts, "128", 0, most, why, size)
+        && read_numbers(&o->depth_list, "-d/--n-depth", &o->depths, "0", 0, most, why, size)
+        && read_numbers(&o->head_dim_list, "--head-dim", &o->head_dims, "64,128", 1, 512, why, size)
+        && read_numbers(&o->group_list, "--gqa", &o->groups, "1,4", 1, 64, why, size)
+        && read_pairs(o, why, size);
 }
 
 bool inspect_options_check(const inspect_options *o, char *why, size_t size)

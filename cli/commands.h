@@ -2,6 +2,7 @@
 #ifndef TMX_CLI_COMMANDS_H
 #define TMX_CLI_COMMANDS_H
 
+#include "number_list.h"
 #include "options.h"
 
 typedef struct plan_choice {       /* shared by run and plan */
@@ -112,16 +113,47 @@ typedef struct eval_options {
 enum { EVAL_TEMPLATE_AUTO, EVAL_TEMPLATE_CHAT, EVAL_TEMPLATE_NONE };
 enum { EVAL_OUTPUT_MD, EVAL_OUTPUT_CSV, EVAL_OUTPUT_JSON };
 
+typedef struct bench_options {
+    const char *model;             /* may be NULL with is_kernels */
+    model_changes changes;
+    text_list prompts, predicts, depths, pairs;
+    int32_t n_repeats;
+    bool is_cold;
+    int64_t seed;
+
+    text_list plans;
+    int32_t n_sink, n_window, n_last;      /* -1 = each plan's own */
+
+    bool is_kernels;
+    text_list head_dims, groups;
+    int32_t n_rows;                /* -1 = not given */
+
+    const char *isa;
+    int32_t n_threads, n_chunk;
+    int32_t compute, cache_type;
+
+    int32_t output;                /* BENCH_OUTPUT_... */
+    const char *picture;
+    bool is_quiet;
+
+    /* What the texts above say; filled in by bench_options_check. */
+    number_list prompt_list, predict_list, depth_list, head_dim_list, group_list;
+    int32_t pair_prompts[MAX_TEXTS], pair_predicts[MAX_TEXTS];
+} bench_options;
+
+enum { BENCH_OUTPUT_MD, BENCH_OUTPUT_CSV, BENCH_OUTPUT_JSON };
+
 /* What --kind of tmx probe takes; auto chooses among the others, the hardest first. */
 #define PROBE_KINDS "auto|kv-uuid|kv-number|passkey"
 
-extern const command run_command, plan_command, probe_command, eval_command, inspect_command;
+extern const command run_command, plan_command, probe_command, eval_command, bench_command, inspect_command;
 
 /* Rules that span options.  false: `why` holds one line. */
 bool run_options_check(const run_options *o, char *why, size_t size);
 bool plan_options_check(const plan_options *o, char *why, size_t size);
 bool probe_options_check(const probe_options *o, char *why, size_t size);
 bool eval_options_check(const eval_options *o, char *why, size_t size);
+bool bench_options_check(bench_options *o, char *why, size_t size);
 bool inspect_options_check(const inspect_options *o, char *why, size_t size);
 
 /* Each returns the exit code of the program. */
@@ -130,6 +162,7 @@ int plan_main(const plan_options *o);
 int probe_main(const probe_options *o);
 /* argv: the command line as it was given, for the report. */
 int eval_main(const eval_options *o, int argc, char *const *argv);
+int bench_main(const bench_options *o);
 int inspect_main(const inspect_options *o);
 
 #endif

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static const command *const commands[] = { &run_command, &plan_command, &probe_command, &eval_command, &inspect_command };
+static const command *const commands[] = {
+    &run_command, &plan_command, &probe_command, &eval_command, &bench_command, &inspect_command,
+};
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 /* A file opened later must not land on a standard stream that the caller closed: the number is taken by something that
@@ -26,7 +28,7 @@ static bool fill_standard_streams(void)
 static int dispatch(const command *c, int argc, char **argv)
 {
     char why[512];
-    union { run_options run; plan_options plan; probe_options probe; eval_options eval; inspect_options inspect; } values;
+    union { run_options run; plan_options plan; probe_options probe; eval_options eval; bench_options bench; inspect_options inspect; } values;
     switch (options_parse(c, argc, argv, &values, why, sizeof why)) {
     case OPTIONS_WRONG: return complain(EXIT_USAGE, "%s", why);
     case OPTIONS_HELP: options_print_help(c, stdout); return 0;
@@ -48,6 +50,10 @@ static int dispatch(const command *c, int argc, char **argv)
     if (c == &eval_command) {
         if (!eval_options_check(&values.eval, why, sizeof why)) return complain(EXIT_USAGE, "%s", why);
         return eval_main(&values.eval, argc, argv);
+    }
+    if (c == &bench_command) {
+        if (!bench_options_check(&values.bench, why, sizeof why)) return complain(EXIT_USAGE, "%s", why);
+        return bench_main(&values.bench);
     }
     if (!inspect_options_check(&values.inspect, why, sizeof why)) return complain(EXIT_USAGE, "%s", why);
     return inspect_main(&values.inspect);

@@ -65,12 +65,16 @@ void progress_begin(progress *p, const char *label)
     p->start_ms = p->drawn_ms = clock_ms();
 }
 
+void progress_clear(progress *p)
+{
+    if (p->n_columns == 0) return;
+    redraw(p, "", 0);
+    fputc('\r', stderr);
+}
+
 void progress_end(progress *p)
 {
-    if (p->n_columns > 0) {
-        redraw(p, "", 0);
-        fputc('\r', stderr);
-    }
+    progress_clear(p);
     p->label = NULL;
 }
 

@@ -16,7 +16,8 @@ double clock_ms(void);             /* monotonic */
 
 void progress_init(progress *p, bool is_quiet);
 void progress_begin(progress *p, const char *label);
-void progress_end(progress *p);    /* erases the line */
+void progress_clear(progress *p);  /* erases the line, until the next update: somebody else writes to the terminal */
+void progress_end(progress *p);    /* erases the line for good */
 
 /* For tmx_session_params; ctx is a progress.  false once Ctrl-C was pressed. */
 bool progress_update(void *ctx, const tmx_progress *at);

@@ -176,11 +176,16 @@ void json_size(json_writer *j, const char *key, uint64_t n)
     fprintf(j->out, "%llu", (unsigned long long)n);
 }
 
+static void put_number(FILE *out, double x)
+{
+    if (isfinite(x)) fprintf(out, "%.9g", x);
+    else fputs("null", out);
+}
+
 void json_number(json_writer *j, const char *key, double x)
 {
     begin_item(j, key);
-    if (isfinite(x)) fprintf(j->out, "%.9g", x);
-    else fputs("null", j->out);
+    put_number(j->out, x);
 }
 
 void json_bool(json_writer *j, const char *key, bool is_true)
@@ -194,6 +199,25 @@ void json_ids(json_writer *j, const char *key, const int32_t *ids, size_t n)
     begin_item(j, key);
     fputc('[', j->out);
     for (size_t i = 0; i < n; i++) fprintf(j->out, "%s%d", i == 0 ? "" : ", ", ids[i]);
+    fputc(']', j->out);
+}
+
+void json_counts(json_writer *j, const char *key, const int64_t *counts, int32_t n)
+{
+    begin_item(j, key);
+    fputc('[', j->out);
+    for (int32_t i = 0; i < n; i++) fprintf(j->out, "%s%lld", i == 0 ? "" : ", ", (long long)counts[i]);
+    fputc(']', j->out);
+}
+
+void json_numbers(json_writer *j, const char *key, const double *numbers, int32_t n)
+{
+    begin_item(j, key);
+    fputc('[', j->out);
+    for (int32_t i = 0; i < n; i++) {
+        if (i > 0) fputs(", ", j->out);
+        put_number(j->out, numbers[i]);
+    }
     fputc(']', j->out);
 }
 

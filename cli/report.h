@@ -32,7 +32,7 @@ const char *text_of_bytes(uint64_t n_bytes, char buf[32]);
 
 /* ---------------------------------------------------------------- JSON */
 
-/* Writes one well-formed object.  key is NULL inside arrays.  Bytes that are no UTF-8 become U+FFFD, numbers that are
+/* Writes one well-formed object or array.  key is NULL inside arrays.  Bytes that are no UTF-8 become U+FFFD, numbers that are
  * not finite become null. */
 enum { JSON_DEPTH = 16 };
 typedef struct json_writer {
@@ -51,7 +51,10 @@ void json_count(json_writer *j, const char *key, int64_t n);
 void json_size(json_writer *j, const char *key, uint64_t n);
 void json_number(json_writer *j, const char *key, double x);
 void json_bool(json_writer *j, const char *key, bool is_true);
-void json_ids(json_writer *j, const char *key, const int32_t *ids, size_t n);      /* an array on one line */
+/* arrays on one line */
+void json_ids(json_writer *j, const char *key, const int32_t *ids, size_t n);
+void json_counts(json_writer *j, const char *key, const int64_t *counts, int32_t n);
+void json_numbers(json_writer *j, const char *key, const double *numbers, int32_t n);
 
 /* ---------------------------------------------------------------- NumPy */
 

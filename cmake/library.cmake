@@ -65,9 +65,9 @@ function(tmx_library name type)
         ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 endfunction()
 
-# The program holds the library in itself, so that it can be copied anywhere; it is linked with libtmx.a whether or not that is
-# installed, and so uses what tmx.h offers and nothing else.
-tmx_library(tmx_static STATIC)
+if(TMX_IS_STATIC)
+    tmx_library(tmx_static STATIC)
+endif()
 if(TMX_IS_SHARED)
     tmx_library(tmx_shared SHARED)
     target_link_options(tmx_shared PRIVATE LINKER:--version-script=${CMAKE_BINARY_DIR}/libtmx.map)

@@ -1,5 +1,6 @@
 /* rooms: options base */
 #include "commands.h"
+#include "spec_list.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -25,7 +26,7 @@ static int split(char *line, char *argv[MAX_ARGS])
 typedef struct parsed {
     options_result result;
     char line[4096], why[512];
-    union { run_options run; plan_options plan; probe_options probe; inspect_options inspect; } v;
+    union { run_options run; plan_options plan; probe_options probe; eval_options eval; bench_options bench; inspect_options inspect; } v;
 } parsed;
 
 static parsed *parse(const command *c, const char *line)
@@ -224,9 +225,122 @@ static void options_that_need_or_exclude_each_other(void **state)
     expect_conflict("-m x -p y --stop ''", "option --stop: the text is empty");
 }
 
+/* ---------------------------------------------------------------- tmx bench */
+
+static void number_lists_are_llama_benchs(void **state)
+{
+    (void)state;
+    static const struct { const char *text; int32_t n, items[8]; } fine[] = {
+        { "512", 1, { 512 } }, { "0", 1, { 0 } }, { "512,2048,8000", 3, { 512, 2048, 8000 } }, { "3-6", 4, { 3, 4, 5, 6 } },
+        { "10-35+10", 3, { 10, 20, 30 } }, { "512-4096*2", 4, { 512, 1024, 2048, 4096 } }, { "7-7", 1, { 7 } },
+        { "2-3*5,1", 2, { 2, 1 } }, { "1000-1000+9223372036854775807", 1, { 1000 } }, { "99-1000*9223372036854775807", 1, { 99 } },
+    };
+    for (size_t i = 0; i < sizeof fine / sizeof fine[0]; i++) {
+        char why[256] = "nothing wrong";
+        number_list list = { .n = 0 };
+        if (!numbers_add(&list, "-p", fine[i].text, 0, 10000, why, sizeof why)) fail_msg("%s", why);
+        assert_int_equal(list.n, fine[i].n);
+        assert_memory_equal(list.items, fine[i].items, (size_t)list.n * sizeof *list.items);
+    }
+    static const struct { const char *text, *why; } wrong[] = {
+        { "", "option -p: '' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1,", "option -p: '' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "-5", "option -p: '-5' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1K", "option -p: '1K' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1-", "option -p: '1-' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1-5+0", "option -p: '1-5+0' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1-5*1", "option -p: '1-5*1' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "0-5*2", "option -p: '0-5*2' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1-5*2x", "option -p: '1-5*2x' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1-5/2", "option -p: '1-5/2' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { " 1", "option -p: ' 1' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "5-1", "option -p: 5-1 is out of range 0..10000" }, { "10001", "option -p: 10001 is out of range 0..10000" },
+        { "1-99999", "option -p: 1-99999 is out of range 0..10000" },
+        { "99999999999999999999", "option -p: '99999999999999999999' is no number or range (a-b, a-b+step, a-b*factor)" },
+        { "1-300", "option -p: more than 256 numbers" },
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        char why[256] = "nothing wrong";
+        number_list list = { .n = 0 };
+        assert_false(numbers_add(&list, "-p", wrong[i].text, 0, 10000, why, sizeof why));
+        assert_string_equal(why, wrong[i].why);
+    }
+}
+
+static void commas_part_plans_but_not_their_layers(void **state)
+{
+    (void)state;
+    static const struct { const char *text; int32_t n; const char *items[4]; } cases[] = {
+        { "dense", 1, { "dense" } }, { "dense,triangle", 2, { "dense", "triangle" } },
+        { "triangle:5,7,10-29", 1, { "triangle:5,7,10-29" } },
+        { "dense,triangle:5,7,10-29,a.json,triangle:3", 4, { "dense", "triangle:5,7,10-29", "a.json", "triangle:3" } },
+        { "7,8", 1, { "7,8" } }, { "a,", 2, { "a", "" } }, { ",a", 2, { "", "a" } }, { "", 1, { "" } },
+        { "a,1-", 2, { "a", "1-" } }, { "a,-1", 2, { "a", "-1" } }, { "a,1-2-3", 2, { "a", "1-2-3" } }, { "a,1b", 2, { "a", "1b" } },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char why[128];
+        spec_list specs;
+        assert_true(specs_split(&specs, &(text_list){ .items = { cases[i].text }, .n = 1 }, why, sizeof why));
+        assert_int_equal(specs.n, cases[i].n);
+        for (int32_t k = 0; k < specs.n; k++) assert_string_equal(specs.items[k], cases[i].items[k]);
+        specs_free(&specs);
+    }
+    char many[2 * MAX_TEXTS + 2] = "", why[128];
+    for (int i = 0; i < MAX_TEXTS; i++) strcat(many, "a,");
+    strcat(many, "a");
+    spec_list specs;
+    assert_false(specs_split(&specs, &(text_list){ .items = { many }, .n = 1 }, why, sizeof why));
+    assert_string_equal(why, "option --plan: more than 64 plans");
+    specs_free(&specs);
+}
+
+static void expect_bench(const char *line, const char *why)
+{
+    char text[512] = "nothing wrong";
+    parsed *p = parse(&bench_command, line);
+    assert_string_equal(p->why, "nothing wrong");
+    assert_int_equal(bench_options_check(&p->v.bench, text, sizeof text), strcmp(why, "nothing wrong") == 0);
+    assert_string_equal(text, why);
+}
+
+static void bench_options_that_need_or_exclude_each_other(void **state)
+{
+    (void)state;
+    expect_bench("-m x", "nothing wrong");
+    const bench_options *o = &parse(&bench_command, "-m x -p 512 -p 1-2,9 -d 0,4096 --pg 7,8 --pg 9,1")->v.bench;
+    char why[256];
+    bench_options changed = *o;
+    assert_true(bench_options_check(&changed, why, sizeof why));
+    assert_int_equal(changed.prompt_list.n, 4);
+    assert_int_equal(changed.prompt_list.items[3], 9);
+    assert_int_equal(changed.predict_list.n, 1);
+    assert_int_equal(changed.predict_list.items[0], 128);
+    assert_int_equal(changed.depth_list.items[1], 4096);
+    assert_int_equal(changed.pair_predicts[0], 8);
+    assert_int_equal(changed.pair_prompts[1], 9);
+    assert_int_equal(changed.n_repeats, 5);
+    expect_bench("--kernels", "nothing wrong");
+    expect_bench("--kernels -m x -p 16-64*2 --head-dim 64 --gqa 4 --isa avx2", "nothing wrong");
+    expect_bench("", "no model: give -m FILE, or --kernels");
+    expect_bench("-m x -n 1,x", "option -n/--n-gen: 'x' is no number or range (a-b, a-b+step, a-b*factor)");
+    expect_bench("-m x -d 134217729", "option -d/--n-depth: 134217729 is out of range 0..134217728");
+    expect_bench("-m x --pg 5", "option --pg: '5' is not two numbers, of prompt and generation");
+    expect_bench("-m x --pg 1-3", "option --pg: '1-3' is not two numbers, of prompt and generation");
+    expect_bench("-m x --pg 0,3", "option --pg: 0 is out of range 1..134217728");
+    expect_bench("-m x --window 3", "options --sink, --window and --last need --plan");
+    expect_bench("-m x --gqa 3", "options --head-dim, --gqa and --rows need --kernels");
+    expect_bench("--kernels -n 3", "option --kernels excludes -n, -d, --pg, --plan, --svg and --no-warmup");
+    expect_bench("--kernels --chunk 3",
+                 "option --kernels excludes --compute, --cache-type and --chunk: it times every type, whole");
+    expect_bench("--kernels -p 0", "option -p/--n-prompt: 0 is out of range 1..134217728");
+    expect_bench("--kernels --head-dim 513", "option --head-dim: 513 is out of range 1..512");
+    expect_wrong(&bench_command, "-r 0", "option -r/--repetitions: 0 is out of range 1..1000");
+    expect_wrong(&bench_command, "-o sql", "option -o/--output: 'sql' is not one of md|csv|json");
+}
+
 /* ---------------------------------------------------------------- tables */
 
-static const command *const all[] = { &run_command, &plan_command, &probe_command, &inspect_command };
+static const command *const all[] = { &run_command, &plan_command, &probe_command, &eval_command, &bench_command, &inspect_command };
 enum { N_ALL = sizeof all / sizeof all[0] };
 
 static void scaled_texts_share_one_list(void **state)
@@ -352,6 +466,9 @@ int main(void)
         cmocka_unit_test(repeated_texts_have_a_limit),
         cmocka_unit_test(options_that_need_or_exclude_each_other),
         cmocka_unit_test(scaled_texts_share_one_list),
+        cmocka_unit_test(number_lists_are_llama_benchs),
+        cmocka_unit_test(commas_part_plans_but_not_their_layers),
+        cmocka_unit_test(bench_options_that_need_or_exclude_each_other),
         cmocka_unit_test(tables_are_sound),
         cmocka_unit_test(help_names_every_option_within_its_width),
         cmocka_unit_test(man_pages_escape_roff),

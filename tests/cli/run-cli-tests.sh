@@ -124,13 +124,26 @@ refused "eval: lengths of data"   1 "--lengths needs"                           
 refused "eval: metric of tasks"   1 "need --data"                                     eval -m x --tasks vt --metric f1
 refused "eval: sweep of nothing"  1 "--sweep needs one --plan"                        eval -m x --tasks vt --sweep window=9
 refused "eval: sizes of nothing"  1 "need --plan"                                     eval -m x --tasks vt --window 9
+refused "bench: no model"         1 "no model: give -m FILE, or --kernels"            bench -p 5
+refused "bench: no test"          1 "no test: -p and -n are 0"                        bench -m x -p 0 -n 0
+refused "bench: half a range"     1 "-p/--n-prompt: '5-' is no number or range"       bench -m x -p 5-
+refused "bench: an endless range" 1 "--n-depth: more than 256 numbers"                bench -m x -d 1-99999
+refused "bench: half a pair"      1 "'5' is not two numbers"                          bench -m x --pg 5
+refused "bench: kernels of plans" 1 "--kernels excludes"                              bench --kernels --plan dense
+refused "bench: heads of a model" 1 "need --kernels"                                  bench -m x --head-dim 64
+refused "bench: no repetition"    1 "-r/--repetitions: 0 is out of range 1\.\.1000"   bench -m x -r 0
+refused "bench: unknown form"     1 "'sql' is not one of md\|csv\|json"               bench -m x -o sql
+refused "bench: model missing"    2 "nowhere.gguf"                                    bench -m "$tmp/nowhere.gguf"
+refused "bench: kernels of nothing" 2 "nowhere.gguf"                                  bench --kernels -m "$tmp/nowhere.gguf"
+refused "bench: unknown rung"     1 "sse9"                                            bench --kernels --isa sse9
+refused "bench: picture's folder" 2 "cannot be created"                               bench -m x --svg "$tmp/nowhere/p.svg"
 refused "inspect: no model"       1 "no model"                                        inspect
 refused "inspect: two models"     1 "-m/--model given twice"                          inspect a b
 
 run
 verdict "no arguments" "$([ "$code" = 1 ] && grep -q '^Usage' "$tmp/err" && echo yes)" "exit code $code, expected 1"
-for arguments in --help "run --help" "run -h" "plan --help" "probe --help" "eval --help" "inspect --help" --man "run --man" \
-                 "plan --man" "probe --man" "eval --man" "inspect --man"; do
+for arguments in --help "run --help" "run -h" "plan --help" "probe --help" "eval --help" "bench --help" "inspect --help" --man "run --man" \
+                 "plan --man" "probe --man" "eval --man" "bench --man" "inspect --man"; do
     # shellcheck disable=SC2086
     fine "tmx $arguments" $arguments
     printed "tmx $arguments" '^(Usage|\.TH)'
@@ -317,6 +330,54 @@ long_model_tests() {
         >"$tmp/out" 2>"$tmp/err" </dev/null
     code=$?
     check "eval: interrupted" 130 "interrupted"
+
+    bench_tests
+}
+
+bench_tests() {
+    local bench=(bench -q -m "$model" -r 2)
+    printf '{"trianglemix_plan": 1' >"$tmp/cut.plan.json"
+    fine "bench" "${bench[@]}" -p 40,60 -n 3 --plan dense,triangle:5,7,10-29 --window 20 --last 8 --svg "$tmp/bench.svg"
+    printed "bench" '^\| model +\| +size \|.*\| +test \| +t/s \|$'
+    printed "bench" '^\| llama 135M Q4_1 .*\| triangle:5,7,10-29 \|.*\| +pp60 \| +[0-9.]+ ± [0-9.]+ \|$'
+    verdict "bench: rows" "$([ "$(grep -c 'tg3' "$tmp/out")" = 1 ] && [ "$(wc -l <"$tmp/out")" = 7 ] && echo yes)" "$(cat "$tmp/out")"
+    verdict "bench: picture" "$(tail -n 1 "$tmp/bench.svg" | grep -qx '</svg>' && grep -q 'triangle:5,7' "$tmp/bench.svg" && echo yes)" "no picture"
+    refused "bench: unknown plan"     1 "walk"                      "${bench[@]}" -p 9 --plan dense,walk
+    refused "bench: empty plan"       1 "plan"                      "${bench[@]}" -p 9 --plan dense,
+    refused "bench: plan cut short"   2 "cut.plan.json"             "${bench[@]}" -p 9 --plan "$tmp/cut.plan.json"
+    refused "bench: beyond the model" 1 "takes 8193 tokens .*, the model has 8192" "${bench[@]}" -p 8193 -n 0
+    refused "bench: cut model"        2 "cut.gguf"                  bench -m "$tmp/cut.gguf"
+    if command -v python3 >/dev/null; then
+        fine "bench as JSON" "${bench[@]}" -p 40 -n 3 -d 0,30 --pg 20,2 --plan dense --plan triangle --window 20 --last 8 -o json -t 2
+        cp "$tmp/out" "$tmp/bench.json"
+        fine "bench as CSV" "${bench[@]}" -p 40 -n 3 -d 0,30 --pg 20,2 --plan dense --plan triangle --window 20 --last 8 -o csv -t 2
+        cp "$tmp/out" "$tmp/bench.csv"
+        fine "kernels as JSON" bench -q --kernels -p 16,100 --head-dim 64 --gqa 3 --rows 8 -r 2 -m "$model" -o json
+        cp "$tmp/out" "$tmp/kernels.json"
+        fine "kernels as CSV" bench -q --kernels -p 16 --head-dim 8 --gqa 1 --rows 8 -r 1 -m "$model" -o csv
+        cp "$tmp/out" "$tmp/kernels.csv"
+        python3 tests/cli/check-bench-output.py "$tmp" >"$tmp/err" 2>&1; code=$?
+        check "bench: types, columns and sums" 0 ""
+    else
+        n_skipped=$((n_skipped + 5))
+        echo "SKIPPED bench as JSON and CSV: no python3"
+    fi
+    fine "kernels" bench -q --kernels -p 16 --head-dim 8 --gqa 1 --rows 8 -r 1 -m "$model"
+    printed "kernels" '^\| attention \| triangle +\| bf16 '
+    # what is finished is printed, and says how much of its test it is
+    "${interrupt[@]}" 4 "$tmx" "${bench[@]:0:4}" -p 40 -n 0 -r 1000 >"$tmp/out" 2>"$tmp/err" </dev/null
+    code=$?
+    check "bench: interrupted" 130 "interrupted"
+    printed "bench: interrupted" '\| +pp40 \([0-9]+ of 1000\) \|'
+    "${interrupt[@]}" 4 "$tmx" "${bench[@]:0:4}" -p 40 -n 0 -r 1000 -o json >"$tmp/out" 2>"$tmp/err" </dev/null
+    code=$?
+    check "bench: interrupted, JSON" 130 "interrupted"
+    printed "bench: interrupted, JSON" '"is_complete": false'
+    verdict "bench: interrupted, JSON" "$([ "$(tail -n 1 "$tmp/out")" = "]" ] && echo yes)" "not a whole array"
+    if [ -w /dev/full ]; then
+        timeout 120 "$tmx" "${bench[@]}" -p 9 -n 0 2>"$tmp/err" >/dev/full; code=$?
+        check "bench: disk full" 2 "No space left"
+    fi
 }
 
 model_tests() {

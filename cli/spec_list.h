@@ -1,0 +1,21 @@
+/* spec_list.h - several plans in one option.  In: the texts of --plan.  Out: one spec each.
+ *
+ * A comma ends a spec unless what stands between it and the next comma is a layer or a range of layers, "7" or "10-29", which
+ * belongs to the spec before.  So "dense,triangle:5,7,10-29,x.json" is three plans, and only a file whose own name has a
+ * comma cannot be named. */
+#ifndef TMX_CLI_SPEC_LIST_H
+#define TMX_CLI_SPEC_LIST_H
+
+#include "options.h"
+
+typedef struct spec_list {
+    const char *items[MAX_TEXTS];
+    int32_t n;
+    char *copies[MAX_TEXTS];       /* of the texts, cut; what items point into */
+} spec_list;
+
+/* false: memory ran out, or there are more than MAX_TEXTS plans (`why` says which).  To be freed in any case. */
+bool specs_split(spec_list *list, const text_list *texts, char *why, size_t size);
+void specs_free(spec_list *list);
+
+#endif
