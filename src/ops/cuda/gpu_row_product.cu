@@ -10,7 +10,10 @@
  * thread, 48 KiB an SM with three blocks and more, where 20 to 30 KiB cover the latency. */
 #include "ops/cuda/gpu_device.cuh"
 
-enum { CHUNK = 256, PRODUCT_WARPS = 4, PRODUCT_THREADS = 32 * PRODUCT_WARPS };
+enum {
+    CHUNK = 256, PRODUCT_WARPS = 4, PRODUCT_THREADS = 32 * PRODUCT_WARPS,
+    MANY_OUTS = 6000,              /* from here on there are enough blocks of 8 outputs for an even load: twice what runs at once */
+};
 
 /* 8 bytes that are read once. */
 DEVICE uint2 load_once8(const void *p)
@@ -140,6 +143,8 @@ extern "C" void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x
         row_product<4, 2>(g, weight, x, n_rows, y, is_added);
     } else if (n_rows <= 4) {
         row_product<4, 4>(g, weight, x, n_rows, y, is_added);
+    } else if (n_out < MANY_OUTS) {
+        row_product<4, 8>(g, weight, x, n_rows, y, is_added);
     } else {
         row_product<8, 8>(g, weight, x, n_rows, y, is_added);
     }
