@@ -14,12 +14,13 @@
 
 #include <cublasLt.h>
 #include <dlfcn.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 enum {
     WORKSPACE_BYTES = 32 << 20,    /* what the library asks for on Hopper */
-    MAX_CANDIDATES = 16, N_ROUNDS = 5, N_PRODUCTS = 2,
+    MAX_CANDIDATES = 16, N_ROUNDS = 7, MAX_PRODUCTS = 64,
     USUAL_ROWS = 2048,             /* what an untuned choice is made for, whatever n_rows */
 };
 
@@ -340,10 +341,14 @@ static void sort(double *x, int32_t n)
     }
 }
 
-/* Rounds over all candidates, so that a card that slows down slows all of them; ms[i] ends sorted.  The round before the
- * first only warms up. */
+/* Rounds over all candidates, so that a card that slows down slows all of them; ms[i] ends sorted.  A time is of as many products
+ * as fill round_ms: a prefill holds the card at its power limit, where another algorithm can be the best than in a
+ * short burst.  The round before the first warms up and finds that number. */
 static void time_candidates(gpu *g, tuning *t)
 {
+    const double round_ms = 3.0;
+    double last_ms = 0;
+    int32_t n_products = 1;
     cudaEvent_t begin = NULL, end = NULL;
     GPU_TRY(g, cudaEventCreate(&begin));
     GPU_TRY(g, cudaEventCreate(&end));
@@ -352,14 +357,16 @@ static void time_candidates(gpu *g, tuning *t)
             if (!t->is_in[i]) continue;
             float ms = 0.0f;
             GPU_TRY(g, cudaEventRecord(begin, g->stream));
-            for (int32_t j = 0; j < N_PRODUCTS; j++) {
+            for (int32_t j = 0; j < n_products; j++) {
                 keep_status(g, enqueue(g, &t->all, &t->candidates[i]), t->all.weight, t->all.n_rows);
             }
             GPU_TRY(g, cudaEventRecord(end, g->stream));
             GPU_TRY(g, cudaEventSynchronize(end));
             GPU_TRY(g, cudaEventElapsedTime(&ms, begin, end));
-            if (round >= 0) t->ms[i][round] = (double)ms / N_PRODUCTS;
+            if (round >= 0) t->ms[i][round] = (double)ms / n_products;
+            else last_ms = (double)ms;
         }
+        if (round < 0 && last_ms > 0) n_products = max_i32(1, (int32_t)fmin(round_ms / last_ms, MAX_PRODUCTS));
     }
     for (int32_t i = 0; i < t->n; i++) sort(t->ms[i], N_ROUNDS);
     if (begin != NULL) cudaEventDestroy(begin);
