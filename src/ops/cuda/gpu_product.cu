@@ -368,7 +368,9 @@ static void time_candidates(gpu *g, tuning *t)
         }
         if (round < 0 && last_ms > 0) n_products = max_i32(1, (int32_t)fmin(round_ms / last_ms, MAX_PRODUCTS));
     }
-    for (int32_t i = 0; i < t->n; i++) sort(t->ms[i], N_ROUNDS);
+    for (int32_t i = 0; i < t->n; i++) {
+        if (t->is_in[i]) sort(t->ms[i], N_ROUNDS);
+    }
     if (begin != NULL) cudaEventDestroy(begin);
     if (end != NULL) cudaEventDestroy(end);
 }
