@@ -116,7 +116,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
             must(gguf_open_memory(&opened[i], files[i].data, files[i].n_bytes, rules[i], NULL) == TMX_OK);
             must(vocab_create(&vocabs[i], opened[i], NULL) == TMX_OK);
         }
-        check_text(vocabs[i], (const char *)data, n_bytes, TMX_TOKEN_PLAIN, true);
+        check_text(vocabs[i], (const char *)data, n_bytes, TMX_TOKEN_PLAIN, strcmp(rules[i], "qwen2") != 0);      /* that is NFC */
         check_text(vocabs[i], (const char *)data, n_bytes, TMX_TOKEN_SPECIAL | TMX_TOKEN_BOS, false);
     }
     return 0;

@@ -23,7 +23,7 @@ import struct
 import sys
 
 from gguf import GGUFReader
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 N_LONG = 1 << 20
 
@@ -382,13 +382,16 @@ def main():
         "special": tokenizer(vocab, merges, smollm, False, controls),
     }
 
+    nfc = normalizers.NFC()
     for name, patterns in SPLITS.items():
         steps = [pre_tokenizers.Split(Regex(pattern), "isolated", invert=False) for pattern in patterns]
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
         runs[name] = tokenizer(plain_vocab, merges, pre_tokenizers.Sequence(steps), name == "tekken", [])
+    runs["qwen2"].normalizer = nfc
 
     def may_use(text):
-        return not missing & set(text if isinstance(text, bytes) else text.encode())
+        text = text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
+        return not missing & {*text.encode("utf-8", "surrogateescape"), *nfc.normalize_str(text.encode("utf-8", "ignore").decode()).encode()}
 
     def encode(t, data):
         return [i for is_text, part in pieces(data)

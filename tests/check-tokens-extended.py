@@ -110,10 +110,9 @@ def tmx_ids(model, folder, texts):
         yield from tmx(model, *arguments)
 
 
-def check_texts(name, vocabulary, encode, folder, may_use=lambda text: True, spell=lambda text: text):
+def check_texts(name, vocabulary, encode, folder, spell=bytes):
     """encode: bytes -> ids, the other implementation.  spell: what the ids' bytes are, joined."""
-    texts = list(dict.fromkeys([*goldens.all_texts(may_use), *goldens.INVALID]))
-    texts = [text for text in texts if text and may_use(text)]
+    texts = list(dict.fromkeys([*goldens.all_texts(lambda text: True), *goldens.INVALID]))
     texts.append(goldens.long_text(texts))
     path = folder / "vocabulary.gguf"
     vocabulary.save(path)
@@ -195,16 +194,16 @@ def check_ranked(folder):
         skip("gpt-4o, llama-bpe, qwen2", "needs quicktok-v1 and tiktoken")
         return
 
-    def is_nfc(text):
-        text = text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
-        return unicodedata.is_normalized("NFC", text)
+    def nfc(data):
+        return b"".join(unicodedata.normalize("NFC", part.decode()).encode() if is_text else part for is_text, part in goldens.pieces(data))
 
-    runs = (("gpt-4o", "o200k", goldens.SPLITS["gpt-4o"][0], lambda text: True), ("llama-bpe", "llama3", goldens.LLAMA, lambda text: True),
-            ("qwen2", "qwen3", goldens.SPLITS["qwen2"][0], is_nfc))
-    for pre, name, pattern, may_use in runs:
+    runs = (("gpt-4o", "o200k", goldens.SPLITS["gpt-4o"][0], bytes), ("llama-bpe", "llama3", goldens.LLAMA, bytes),
+            ("qwen2", "qwen3", goldens.SPLITS["qwen2"][0], nfc))
+    for pre, name, pattern, form in runs:
         ranks = read_quicktok(data / "data" / f"{name}.vocab")
         vocabulary = ranked_vocabulary(ranks, pre, ["<|endoftext|>"], max(ranks.values()) + 1, bos_token_id=max(ranks.values()) + 1)
-        check_texts(f"{pre} ({name})", vocabulary, encode_with_tiktoken(pattern, ranks), folder, may_use)
+        encode = encode_with_tiktoken(pattern, ranks)
+        check_texts(f"{pre} ({name})", vocabulary, lambda text, encode=encode, form=form: encode(form(text)), folder, form)
 
 
 def check_deepseek(folder):
@@ -300,7 +299,7 @@ def check_mistral(folder):
 
         vocabulary = Vocabulary("llama", tokens, [p.type for p in model.pieces], token_bytes, scores=[p.score for p in model.pieces],
                                 bos_token_id=1, eos_token_id=2, unknown_token_id=0, add_bos_token=False, chat_template=TEMPLATES[name])
-        path = check_texts(f"mistral {name}", vocabulary, encode, folder, spell=lambda text: b" " + text.replace("\u2581".encode(), b" "))
+        path = check_texts(f"mistral {name}", vocabulary, encode, folder, lambda text: b" " + text.replace("\u2581".encode(), b" "))
         check_chats(f"mistral {name}", make(), path)
 
     tekken = json.loads((data / "tekken_240718.json").read_text())

@@ -615,6 +615,27 @@ static void the_count_is_full_and_the_buffer_respected(void **state)
     close_vocab(&o);
 }
 
+/* What lies between control tokens is composed by itself. */
+static void qwen2_composes_characters(void **state)
+{
+    (void)state;
+    enum { ACUTE = 270, END = 277 };           /* of open_rich: a token for U+0301, and <|im_end|> */
+    static const struct { const char *pre, *text; size_t n_ids; int32_t ids[4]; } cases[] = {
+        { "qwen2", "e\xcc\x81", 2, { 0xc3, 0xa9 } }, { "qwen2", "\xc3\xa9", 2, { 0xc3, 0xa9 } },
+        { "qwen2", "e<|im_end|>\xcc\x81", 3, { 'e', END, ACUTE } }, { "qwen2", "e\xff\xcc\x81", 3, { 'e', 0xff, ACUTE } },
+        { "gpt-2", "e\xcc\x81", 2, { 'e', ACUTE } },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        opened o = open_rich(cases[i].pre);
+        int32_t ids[16];
+        size_t n;
+        assert_int_equal(vocab_tokenize(o.v, cases[i].text, strlen(cases[i].text), TMX_TOKEN_SPECIAL, ids, 16, &n, NULL), TMX_OK);
+        assert_int_equal(n, cases[i].n_ids);
+        assert_memory_equal(ids, cases[i].ids, n * sizeof *ids);
+        close_vocab(&o);
+    }
+}
+
 /* ---------------------------------------------------------------- chat */
 
 static void expect_chat(const vocab *v, const char *system, const char *user, const char *assistant,
@@ -959,6 +980,7 @@ int main(void)
         cmocka_unit_test(markers_are_control_whatever_their_type),
         cmocka_unit_test(bos_comes_when_the_model_asks),
         cmocka_unit_test(the_count_is_full_and_the_buffer_respected),
+        cmocka_unit_test(qwen2_composes_characters),
         cmocka_unit_test(chatml_is_written),
         cmocka_unit_test(llama3_is_written),
         cmocka_unit_test(chatml_takes_the_bos_a_model_asks_for),

@@ -48,7 +48,7 @@ static const word_rule rules[] = {
       .patterns = { "\\p{N}|" ENDINGS "| ?\\p{L}+| ?" OTHER "+|" SPACE "+(?![^" SPACES "\\p{N}])|" SPACE "+" } },
     { .name = "llama-bpe", .ignores_merges = true, .adds_bos = true,
       .patterns = { "(?i:" ENDINGS ")|" STRANGER "\\p{L}+|\\p{N}{1,3}| ?" OTHER "+[\\r\\n]*|" BLANKS } },
-    { .name = "qwen2",
+    { .name = "qwen2", .wants_nfc = true,
       .patterns = { "(?i:" ENDINGS ")|" STRANGER "\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*|" BLANKS } },
     { .name = "deepseek-r1-qwen",
       .patterns = { "(?i:" ENDINGS ")|" STRANGER "\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*|" BLANKS } },

@@ -13,6 +13,7 @@ typedef struct word_rule {
     const char *name;
     const char *patterns[MAX_STAGES];          /* one: takes any text, word by word; several: see word_cursor; NULL after */
     bool ignores_merges;           /* a word that is a token becomes that token, whatever the merges say */
+    bool wants_nfc;                /* text is brought to NFC first, see nfc.h */
     bool adds_bos;                 /* when tokenizer.ggml.add_bos_token is absent */
 } word_rule;
 

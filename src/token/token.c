@@ -232,6 +232,7 @@ static tmx_status fill_bpe(vocab *v, const tmx_file *file, tmx_error *err)
     gguf_array merges;
     int32_t unknown_id;
     TRY(find_rule(file, &rule, err));
+    v->wants_nfc = rule->wants_nfc;
     TRY(read_tokens(v, file, false, err));
     TRY(read_special_ids(v, file, rule->adds_bos, &unknown_id, err));
     TRY(gguf_get_array(file, key_merges, GGUF_STRING, &merges, err));
@@ -284,6 +285,7 @@ tmx_status encoder_begin(encoder *e, const vocab *v, int32_t *ids, size_t cap, t
 void encoder_end(encoder *e)
 {
     word_cursor_close(&e->cursor);
+    nfc_free(&e->nfc);
     bpe_scratch_free(&e->scratch);
     spm_scratch_free(&e->spm_scratch);
     mem_free(e->plain);
@@ -293,6 +295,12 @@ static tmx_status add_words(encoder *e, const char *text, size_t n_bytes, tmx_er
 {
     const char *word;
     size_t n_word;
+    if (e->v->wants_nfc && !nfc_is_plain(text, n_bytes)) {
+        TRY(nfc_normalize(&e->nfc, text, n_bytes, err));
+        text = e->nfc.bytes;
+        n_bytes = e->nfc.n_bytes;
+        if (n_bytes > INT32_MAX) return refuse(err, TMX_E_ARG, "tokenize: %zu bytes in NFC, expected at most 2^31 - 1", n_bytes);
+    }
     word_cursor_set(&e->cursor, text, n_bytes);
     for (;;) {
         TRY(word_cursor_next(&e->cursor, &word, &n_word, err));

@@ -19,6 +19,7 @@ typedef struct vocab vocab;
  *   tokens never come out of merging, so plain text cannot make one.  User-defined tokens are found in any text.
  * - Without add_bos_token, llama-bpe models get their BOS token (if TMX_TOKEN_BOS is asked for), the others do not.
  * - A byte the vocabulary cannot spell becomes U+FFFD: then, and only then, decoding does not give the text back.
+ * - qwen2 brings text to Unicode's composed form (NFC) before it cuts it, as published: decoding gives that form.
  * - A token that is not spelled in GPT-2's alphabet stands for its own spelling.
  * - No EOS is ever added: what follows a prompt is the answer.
  *

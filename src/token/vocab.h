@@ -3,6 +3,7 @@
 #define TMX_TOKEN_VOCAB_H
 
 #include "token/bpe.h"
+#include "token/nfc.h"
 #include "token/pretokenize.h"
 #include "token/special.h"
 #include "token/spm.h"
@@ -17,6 +18,7 @@ struct vocab {
     char *arena;                   /* what the tokens' name and bytes point into */
     bpe *merger;                   /* byte-level BPE, with the words it works on; both NULL if spm is not */
     pretokenizer *words;
+    bool wants_nfc;                /* of the words' text */
     spm *spm;                      /* SentencePiece-style */
     bool adds_space, trims_spaces; /* spm: before a text; runs of spaces become one, those at the ends none */
     special_set specials;
@@ -34,6 +36,7 @@ typedef struct encoder {
     id_sink sink;
     bpe_scratch scratch;
     word_cursor cursor;
+    nfc_text nfc;
     spm_scratch spm_scratch;
     char *plain;                   /* [plain_cap] spm: a text as its tokens spell it */
     size_t plain_cap;
