@@ -4,11 +4,11 @@
  *
  * Outputs start as NaN between guard zones.  Ends with one line: N passed, N failed, N skipped.  Without a GPU all of it is one
  * skipped test. */
+#include "gpu_ops.h"
+
 #include "base/num.h"
 #include "gguf/blocks.h"
-#include "ops/cuda/ops_cuda.h"
 
-#include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@
  * 14336 products. */
 enum bound { EXACT_F32, ROUNDED_BF16, FEW_BF16, PRODUCT_F32, DECODE, N_BOUNDS };
 static const struct { const char *name; double limit, measured; } bounds[N_BOUNDS] = {
-    { "rows, f32", 1e-6, 1.3e-7 }, { "rounded to bf16", 2.5e-3, 0 }, { "rounded to bf16, few", 0x1.01p-8, 2.8e-3 },
+    { "rows, f32", 1e-6, 1.3e-7 }, { "rounded to bf16", 2.5e-3, 2.1e-3 }, { "rounded to bf16, few", 0x1.01p-8, 2.8e-3 },
     { "products, f32", 3e-5, 1.6e-5 }, { "decode attention", 1e-5, 1.2e-6 },
 };
 enum { MANY = 500 };
@@ -30,7 +30,7 @@ enum { GUARD_BYTES = 4096, POISON = 0xff };
 static uint64_t seed = 1;
 static int32_t n_passed, n_failed;
 static bool is_small;
-static gpu *g;
+gpu *g;
 
 static uint32_t random_u32(void)
 {
@@ -58,21 +58,20 @@ static void report(bool is_ok, const char *op, const char *what, int32_t a, int3
     }
 }
 
-static void stop_at(bool is_ok, const char *what)
+void stop_at(bool is_ok, const char *what)
 {
     if (is_ok) return;
     printf("%s\n%d passed, %d failed, 0 skipped\n", what, n_passed, n_failed + 1);
     exit(2);
 }
 
-static void cuda_ok(cudaError_t error, const char *what)
+void cuda_ok(cudaError_t error, const char *what)
 {
     if (error != cudaSuccess) printf("%s: %s\n", what, cudaGetErrorString(error));
     stop_at(error == cudaSuccess, "a CUDA call failed");
 }
-#define CUDA_OK(call) cuda_ok((call), #call)
 
-static void wait_ok(void)
+void wait_ok(void)
 {
     tmx_error err;
     const tmx_status status = gpu_wait(g, &err);
@@ -82,7 +81,7 @@ static void wait_ok(void)
 
 /* ---------------------------------------------------------------- memory on both sides */
 
-static void *host_alloc(size_t n)
+void *host_alloc(size_t n)
 {
     void *p = malloc(n > 0 ? n : 1);
     stop_at(p != NULL, "out of memory");
@@ -197,7 +196,8 @@ static bool is_close(const distance *d, enum bound bound)
     if (bound == ROUNDED_BF16 && d->n < MANY) bound = FEW_BF16;
     if (relative > worst[bound]) worst[bound] = relative;
     if (d->differs || !(relative <= bounds[bound].limit)) {
-        printf("relative error %.3g (limit %.3g)%s\n", relative, bounds[bound].limit, d->differs ? ", NaN or infinity differs" : "");
+        printf("relative error %.3g (limit %.3g)%s\n", relative, bounds[bound].limit,
+               d->differs ? ", NaN or infinity differs" : "");
         return false;
     }
     return true;
@@ -205,7 +205,6 @@ static bool is_close(const distance *d, enum bound bound)
 
 static enum bound bound_of(tmx_type type) { return type == TMX_TYPE_BF16 ? ROUNDED_BF16 : EXACT_F32; }
 
-#define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
 static const tmx_type both_types[] = { TMX_TYPE_BF16, TMX_TYPE_F32 };
 
 /* ---------------------------------------------------------------- device */
@@ -218,13 +217,17 @@ static void check_device(void)
     for (int32_t i = 0; i < COUNT(wrong); i++) {
         char number[16];
         snprintf(number, sizeof number, " %d:", wrong[i]);
-        report(gpu_open(&other, wrong[i], &err) == TMX_E_DEVICE && strstr(err.text, number) != NULL, "open", err.text, wrong[i], 0, 0);
+        const tmx_status status = gpu_open(&other, wrong[i], &err);
+        report(status == TMX_E_DEVICE && strstr(err.text, number) != NULL, "open", err.text, wrong[i], 0, 0);
     }
     uint64_t n_free = 0, n_total = 0;
-    report(gpu_memory(g, &n_free, &n_total, &err) == TMX_OK && n_free > 0 && n_free <= n_total, "memory", "free and total", 0, 0, 0);
+    const bool is_known = gpu_memory(g, &n_free, &n_total, &err) == TMX_OK;
+    report(is_known && n_free > 0 && n_free <= n_total, "memory", "free and total", 0, 0, 0);
     void *data = NULL;
-    if (!is_small) report(gpu_alloc(g, &data, (uint64_t)1 << 46, &err) == TMX_E_MEMORY && strstr(err.text, "70368744177664") != NULL && data == NULL,
-           "alloc", "64 TiB must be refused", 0, 0, 0);
+    if (!is_small) {               /* a sanitizer would report the refusal itself */
+        const tmx_status status = gpu_alloc(g, &data, (uint64_t)1 << 46, &err);
+        report(status == TMX_E_MEMORY && strstr(err.text, "70368744177664") != NULL && data == NULL, "alloc", "64 TiB", 0, 0, 0);
+    }
     report(gpu_wait(g, &err) == TMX_OK, "alloc", "a refusal is not kept", 0, 0, 0);
 
     char *pinned = NULL;
@@ -237,7 +240,8 @@ static void check_device(void)
     gpu_mark_set(g, begin);
     gpu_upload(g, data, pinned, n);
     gpu_mark_set(g, end);
-    report(gpu_download(g, pinned + n, data, n, &err) == TMX_OK && memcmp(pinned, pinned + n, n) == 0, "copies", "there and back", (int32_t)n, 0, 0);
+    report(gpu_download(g, pinned + n, data, n, &err) == TMX_OK && memcmp(pinned, pinned + n, n) == 0, "copies",
+           "there and back", (int32_t)n, 0, 0);
     report(gpu_mark_ms(g, begin, end) > 0, "marks", "no time passed", 0, 0, 0);
     gpu_mark_free(g, begin);
     gpu_mark_free(g, end);
@@ -247,7 +251,7 @@ static void check_device(void)
     stop_at(gpu_open(&other, 0, &err) == TMX_OK, "no second device object");
     const gpu_place wrong_place = { .n_rows = 1, .n_heads = 4, .n_kv_heads = 2, .head_dim = 80, .n_ctx = 16 };
     gpu_decode_attention(other, &wrong_place, 1.0f, NULL, NULL, NULL);
-    report(gpu_wait(other, &err) == TMX_E_UNSUPPORTED && strstr(err.text, "80") != NULL, "kept failure", "said at the wait", 0, 0, 0);
+    report(gpu_wait(other, &err) == TMX_E_UNSUPPORTED && strstr(err.text, "80") != NULL, "kept failure", err.text, 0, 0, 0);
     report(gpu_alloc(other, &data, 16, &err) == TMX_E_UNSUPPORTED, "kept failure", "later work is refused", 0, 0, 0);
     gpu_close(other);
     gpu_close(NULL);
@@ -267,7 +271,8 @@ static void check_embed(int32_t n_rows, int32_t n_embd)
     float *got = download(&x);
     bool is_ok = true;
     for (int32_t r = 0; r < n_rows; r++) {
-        is_ok &= memcmp(got + (size_t)r * (size_t)n_embd, table.x + (size_t)tokens[r] * (size_t)n_embd, (size_t)n_embd * sizeof *got) == 0;
+        is_ok &= memcmp(got + (size_t)r * (size_t)n_embd, table.x + (size_t)tokens[r] * (size_t)n_embd,
+                        (size_t)n_embd * sizeof *got) == 0;
     }
     report(is_ok, "embed", "differs", n_rows, n_embd, 0);
     free(got);
@@ -305,7 +310,8 @@ static void check_rmsnorm(int32_t n_rows, int32_t n_embd, tmx_type type)
     const size_t row_bytes = (size_t)n_embd * type_bytes(type), last = (size_t)(n_rows - 1);
     gpu_rmsnorm(g, (const float *)x.device.data + last * (size_t)n_embd, weight.device.data, eps, 1, n_embd, alone.data, type);
     void *got_alone = download(&alone);
-    report(memcmp(got_alone, (char *)got + last * row_bytes, row_bytes) == 0, "rmsnorm", "a row alone has other bits", n_rows, n_embd, (int32_t)type);
+    report(memcmp(got_alone, (char *)got + last * row_bytes, row_bytes) == 0, "rmsnorm", "a row alone has other bits", n_rows,
+           n_embd, (int32_t)type);
     free(got_alone);
     free(got);
     device_free(&out);
@@ -349,10 +355,11 @@ static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool h
 {
     enum { N_CTX = 200, BEHIND = 1000000 };
     const int32_t n_q = has_q ? s->n_heads : 0, n_all = n_q + 2 * s->n_kv_heads;
-    const size_t head_dim = (size_t)s->head_dim, row = (size_t)n_all * head_dim, cache_size = (size_t)N_SEQS * (size_t)s->n_kv_heads * N_CTX * head_dim;
+    const size_t head_dim = (size_t)s->head_dim, row = (size_t)n_all * head_dim;
+    const size_t cache_size = (size_t)N_SEQS * (size_t)s->n_kv_heads * N_CTX * head_dim;
     values qkv = random_values((size_t)n_rows * row, type, 1.0f);
     int32_t *positions = host_alloc((size_t)n_rows * sizeof *positions), *seqs = host_alloc((size_t)n_rows * sizeof *seqs);
-    float *inverse_freq = host_alloc((size_t)s->n_rot * sizeof *inverse_freq), *angle_cos = host_alloc((size_t)s->n_rot * sizeof(float)),
+    float *inverse_freq = host_alloc((size_t)s->n_rot * sizeof(float)), *angle_cos = host_alloc((size_t)s->n_rot * sizeof(float)),
           *angle_sin = host_alloc((size_t)s->n_rot * sizeof(float)), *turned = host_alloc(head_dim * sizeof *turned);
     for (int32_t i = 0; i < s->n_rot / 2; i++) inverse_freq[i] = (float)(1.0 / pow(10000.0, 2.0 * i / s->n_rot));
     for (int32_t r = 0; r < n_rows; r++) {
@@ -361,7 +368,8 @@ static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool h
     }
     device_buffer d_positions = device_copy(positions, (size_t)n_rows * 4), d_seqs = device_copy(seqs, (size_t)n_rows * 4);
     device_buffer d_freq = device_copy(inverse_freq, (size_t)(s->n_rot / 2) * 4);
-    device_buffer q = device_alloc((size_t)n_rows * (size_t)s->n_heads * head_dim * 2), k = device_alloc(2 * cache_size), v = device_alloc(2 * cache_size);
+    device_buffer q = device_alloc((size_t)n_rows * (size_t)s->n_heads * head_dim * 2), k = device_alloc(2 * cache_size),
+        v = device_alloc(2 * cache_size);
     const gpu_place place = { .positions = d_positions.data, .seqs = d_seqs.data, .inverse_freq = d_freq.data, .n_rows = n_rows,
                               .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim, .n_rot = s->n_rot,
                               .rope = s->rope, .k = k.data, .v = v.data, .n_ctx = N_CTX };
@@ -391,7 +399,8 @@ static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool h
     report(is_close(&d, ROUNDED_BF16), "place_heads", "q or k differs", s->n_heads, s->head_dim, s->n_rot);
     report(is_v_exact, "place_heads", "v differs", s->n_heads, s->head_dim, s->n_rot);
     report(n_written == 0, "place_heads", "other positions of the cache were written", s->n_heads, s->head_dim, s->n_rot);
-    free(got_q), free(got_k), free(got_v), free(positions), free(seqs), free(inverse_freq), free(angle_cos), free(angle_sin), free(turned);
+    free(got_q), free(got_k), free(got_v), free(positions), free(seqs), free(inverse_freq), free(angle_cos), free(angle_sin),
+        free(turned);
     device_free(&d_positions), device_free(&d_seqs), device_free(&d_freq), device_free(&q), device_free(&k), device_free(&v);
     values_free(&qkv);
 }
@@ -407,9 +416,10 @@ static void check_angles(int32_t position)
     memcpy(row + PAIRS, angle_cos, sizeof angle_cos);
     const int32_t zero = 0;
     device_buffer qkv = device_copy(row, sizeof row), p = device_copy(&position, 4), s = device_copy(&zero, 4),
-                  freq = device_copy(inverse_freq, sizeof inverse_freq), q = device_alloc(2 * DIM), kv = device_alloc((size_t)4 * DIM);
-    const gpu_place place = { .positions = p.data, .seqs = s.data, .inverse_freq = freq.data, .n_rows = 1, .n_heads = 1, .n_kv_heads = 1,
-                              .head_dim = DIM, .n_rot = DIM, .rope = ROPE_HALF_SPLIT, .k = kv.data, .v = (char *)kv.data + 2 * DIM, .n_ctx = 1 };
+                  freq = device_copy(inverse_freq, sizeof inverse_freq), q = device_alloc(2 * DIM), kv = device_alloc(4 * DIM);
+    const gpu_place place = { .positions = p.data, .seqs = s.data, .inverse_freq = freq.data, .n_rows = 1, .n_heads = 1,
+                              .n_kv_heads = 1, .head_dim = DIM, .n_rot = DIM, .rope = ROPE_HALF_SPLIT, .k = kv.data,
+                              .v = (char *)kv.data + 2 * DIM, .n_ctx = 1 };
     gpu_place_heads(g, &place, qkv.data, TMX_TYPE_F32, q.data);
     tmx_bf16 *got = download(&q);
     double most = 0;
@@ -434,10 +444,13 @@ static double dot(const float *x, const float *w, int32_t n)
 
 static void check_product(int32_t n_rows, int32_t n_out, int32_t n_in, tmx_type y_type, bool is_added, int32_t pad)
 {
-    const size_t x_stride = (size_t)(n_in + pad), y_stride = (size_t)(n_out + pad), y_bytes = type_bytes(y_type), rows = (size_t)n_rows;
-    values w = random_values((size_t)n_out * (size_t)n_in, TMX_TYPE_BF16, 1.0f), x = random_values(rows * x_stride, TMX_TYPE_BF16, 1.0f);
+    const size_t x_stride = (size_t)(n_in + pad), y_stride = (size_t)(n_out + pad), rows = (size_t)n_rows;
+    const size_t y_bytes = type_bytes(y_type);
+    values w = random_values((size_t)n_out * (size_t)n_in, TMX_TYPE_BF16, 1.0f);
+    values x = random_values(rows * x_stride, TMX_TYPE_BF16, 1.0f);
     values before = random_values(rows * y_stride, y_type, 10.0f);
-    device_buffer y = device_alloc(rows * y_stride * y_bytes), scratch = device_alloc(rows * (2 * (size_t)n_in + y_bytes * (size_t)n_out));
+    device_buffer y = device_alloc(rows * y_stride * y_bytes);
+    device_buffer scratch = device_alloc(rows * (2 * (size_t)n_in + y_bytes * (size_t)n_out));
     gpu_weight weight = { .data = w.device.data, .n_out = n_out, .n_in = n_in };
     void *first = NULL;
     /* Whole and untuned, then tuned: whole, and in cuts of the sizes a chunk can have. */
@@ -447,7 +460,8 @@ static void check_product(int32_t n_rows, int32_t n_out, int32_t n_in, tmx_type 
         if (cuts[i] >= n_rows || (cuts[i] == 1 && n_rows > 300)) continue;
         tmx_error err = { 0 };
         if (i == 1 && n_rows >= 2) {
-            report(gpu_weight_tune(g, &weight, n_rows, y_type, is_added, scratch.data, &err) == TMX_OK, "tune", err.text, n_rows, n_out, n_in);
+            const tmx_status status = gpu_weight_tune(g, &weight, n_rows, y_type, is_added, scratch.data, &err);
+            report(status == TMX_OK, "tune", err.text, n_rows, n_out, n_in);
             if (n_rows > 500) {
                 gpu_weight_describe(&weight, err.text, sizeof err.text);
                 printf("%s\n", err.text);
@@ -461,7 +475,8 @@ static void check_product(int32_t n_rows, int32_t n_out, int32_t n_in, tmx_type 
         }
         void *got = download(&y);
         if (first != NULL) {
-            report(memcmp(first, got, y.n_bytes) == 0, "product", i == 1 ? "tuning changed bits" : "cuts change bits", n_rows, n_out, cuts[i]);
+            report(memcmp(first, got, y.n_bytes) == 0, "product", i == 1 ? "tuning changed bits" : "cuts change bits", n_rows,
+                   n_out, cuts[i]);
             free(got);
         } else {
             first = got;
@@ -476,7 +491,9 @@ static void check_product(int32_t n_rows, int32_t n_out, int32_t n_in, tmx_type 
     report(is_close(&d, y_type == TMX_TYPE_BF16 ? ROUNDED_BF16 : PRODUCT_F32), "product", "differs", n_rows, n_out, n_in);
     bool is_between_kept = true;
     for (size_t r = 0; r < rows; r++) {
-        for (size_t o = (size_t)n_out; o < y_stride; o++) is_between_kept &= get(first, y_type, r * y_stride + o) == before.x[r * y_stride + o];
+        for (size_t i = r * y_stride + (size_t)n_out; i < (r + 1) * y_stride; i++) {
+            is_between_kept &= get(first, y_type, i) == before.x[i];
+        }
     }
     report(is_between_kept, "product", "wrote between the rows", n_rows, n_out, n_in);
     free(first);
@@ -487,7 +504,8 @@ static void check_product(int32_t n_rows, int32_t n_out, int32_t n_in, tmx_type 
 static void check_row_product(int32_t n_out, int32_t n_in, bool is_added)
 {
     enum { MOST_ROWS = 8 };
-    values w = random_values((size_t)n_out * (size_t)n_in, TMX_TYPE_BF16, 1.0f), x = random_values((size_t)MOST_ROWS * (size_t)n_in, TMX_TYPE_F32, 1.0f);
+    values w = random_values((size_t)n_out * (size_t)n_in, TMX_TYPE_BF16, 1.0f);
+    values x = random_values((size_t)MOST_ROWS * (size_t)n_in, TMX_TYPE_F32, 1.0f);
     values before = random_values((size_t)MOST_ROWS * (size_t)n_out, TMX_TYPE_F32, 10.0f);
     const gpu_weight weight = { .data = w.device.data, .n_out = n_out, .n_in = n_in };
     float *all = NULL;
@@ -519,7 +537,9 @@ static void check_row_product(int32_t n_out, int32_t n_in, bool is_added)
 static void check_fill(void)
 {
     enum { N_IN = 1024 };
-    static const struct { uint32_t type; int32_t n_out; } parts[] = { { BLOCK_BF16, 20000 }, { BLOCK_F16, 3 }, { BLOCK_Q8_0, 300 }, { BLOCK_Q4_0, 17 }, { BLOCK_F32, 1 } };
+    static const struct { uint32_t type; int32_t n_out; } parts[] = {
+        { BLOCK_BF16, 20000 }, { BLOCK_F16, 3 }, { BLOCK_Q8_0, 300 }, { BLOCK_Q4_0, 17 }, { BLOCK_F32, 1 },
+    };
     matmul_source sources[COUNT(parts)];
     int32_t n_out = 0;
     for (int32_t i = 0; i < COUNT(parts); i++) {
@@ -527,8 +547,9 @@ static void check_fill(void)
         const size_t n_bytes = block_row_bytes(format, N_IN) * (size_t)parts[i].n_out;
         unsigned char *data = host_alloc(n_bytes);
         for (size_t b = 0; b < n_bytes; b++) data[b] = (unsigned char)random_u32();
-        for (size_t b = 0; b + 1 < n_bytes; b += (size_t)format->n_bytes) data[b + 1] = 0x2c;      /* f16 scales, or values, near 0.07 */
-        if (parts[i].type == BLOCK_F32) for (size_t b = 0; b < n_bytes; b += 4) data[b + 3] = 0x3f;
+        /* f16 scales, or values, near 0.07 */
+        for (size_t b = 0; b + 1 < n_bytes; b += (size_t)format->n_bytes) data[b + 1] = 0x2c;
+        for (size_t b = 0; parts[i].type == BLOCK_F32 && b < n_bytes; b += 4) data[b + 3] = 0x3f;
         sources[i] = (matmul_source){ .data = data, .type = parts[i].type, .n_out = parts[i].n_out, .n_in = N_IN };
         n_out += parts[i].n_out;
     }
@@ -553,12 +574,13 @@ static void check_fill(void)
     }
     report(is_ok, "fill", "differs from rounding the expanded blocks", n_out, N_IN, 0);
     weight.n_out--;
-    report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_E_ARG, "fill", "wrong number of rows", n_out, N_IN, 0);
+    report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_E_ARG, "fill", "wrong number of rows", n_out,
+           N_IN, 0);
     weight.n_out++, weight.n_in--;
     report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_E_ARG, "fill", "wrong depth", n_out, N_IN, 0);
     weight.n_in++, sources[1].type = BLOCK_I8;
-    report(gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err) == TMX_E_UNSUPPORTED && strstr(err.text, "source 1") != NULL,
-           "fill", "a type that cannot be expanded", n_out, N_IN, 0);
+    const tmx_status status = gpu_weight_fill(g, &weight, sources, COUNT(parts), pool, &err);
+    report(status == TMX_E_UNSUPPORTED && strstr(err.text, "source 1") != NULL, "fill", "a type without expansion", n_out, N_IN, 0);
     for (int32_t i = 0; i < COUNT(parts); i++) free((void *)(uintptr_t)sources[i].data);
     free(got);
     device_free(&data);
@@ -593,7 +615,8 @@ static void check_random(void)
 typedef struct cache { int32_t n_ctx; tmx_bf16 *k, *v; device_buffer d_k, d_v; } cache;
 
 /* out [head_dim] of one head, in f64. */
-static void decode_oracle(const geometry *s, const cache *c, int32_t seq, int32_t position, int32_t head, const float *q, float scale, double *out)
+static void decode_oracle(const geometry *s, const cache *c, int32_t seq, int32_t position, int32_t head, const float *q,
+                          float scale, double *out)
 {
     const size_t head_dim = (size_t)s->head_dim, kv_head = (size_t)(seq * s->n_kv_heads + head / (s->n_heads / s->n_kv_heads));
     const tmx_bf16 *k = c->k + kv_head * (size_t)c->n_ctx * head_dim, *v = c->v + kv_head * (size_t)c->n_ctx * head_dim;
@@ -639,8 +662,8 @@ static void cache_free(cache *c)
     device_free(&c->d_k), device_free(&c->d_v);
 }
 
-/* Rows: sequences n_rows - 1 .. 0 at the given positions; in a batch, alone, in a larger context, and from a graph that was recorded
- * at other positions. */
+/* Rows: sequences n_rows - 1 .. 0 at the given positions; in a batch, alone, in a larger context, and from a graph that was
+ * recorded at other positions. */
 static void check_decode(const geometry *s, const int32_t *positions, int32_t n_rows)
 {
     const float scale = 1.0f / sqrtf((float)s->head_dim);
@@ -657,7 +680,8 @@ static void check_decode(const geometry *s, const int32_t *positions, int32_t n_
     device_buffer d_positions = device_copy(positions, (size_t)n_rows * 4), d_seqs = device_copy(seqs, (size_t)n_rows * 4);
     device_buffer out = device_alloc((size_t)n_rows * q_row * sizeof(float));
     device_buffer scratch = device_alloc(gpu_decode_attention_bytes(n_rows, s->n_heads, s->n_kv_heads, s->head_dim, n_ctx + 1000));
-    gpu_place place = { .positions = d_positions.data, .seqs = d_seqs.data, .n_rows = n_rows, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads,
+    gpu_place place = { .positions = d_positions.data, .seqs = d_seqs.data, .n_rows = n_rows, .n_heads = s->n_heads,
+                        .n_kv_heads = s->n_kv_heads,
                         .head_dim = s->head_dim, .k = tight.d_k.data, .v = tight.d_v.data, .n_ctx = n_ctx };
     gpu_decode_attention(g, &place, scale, q.device.data, out.data, scratch.data);
     float *all = download(&out);
@@ -677,10 +701,12 @@ static void check_decode(const geometry *s, const int32_t *positions, int32_t n_
     for (int32_t r = 0; r < n_rows; r++) {
         gpu_place alone = place;
         alone.positions += r, alone.seqs += r, alone.n_rows = 1;
-        gpu_decode_attention(g, &alone, scale, (const tmx_bf16 *)q.device.data + (size_t)r * q_row, (float *)out.data + (size_t)r * q_row, scratch.data);
+        gpu_decode_attention(g, &alone, scale, (const tmx_bf16 *)q.device.data + (size_t)r * q_row,
+                             (float *)out.data + (size_t)r * q_row, scratch.data);
     }
     float *again = download(&out);
-    report(memcmp(all, again, out.n_bytes) == 0, "decode", "alone in a larger context: other bits", s->n_heads, s->n_kv_heads, positions[0]);
+    report(memcmp(all, again, out.n_bytes) == 0, "decode", "alone in a larger context: other bits", s->n_heads, s->n_kv_heads,
+           positions[0]);
     free(again);
 
     CUDA_OK(cudaMemcpy(d_positions.data, recorded, (size_t)n_rows * 4, cudaMemcpyHostToDevice));
@@ -697,7 +723,8 @@ static void check_decode(const geometry *s, const int32_t *positions, int32_t n_
     poison(&out);
     gpu_graph_run(g, graph);
     again = download(&out);
-    report(memcmp(all, again, out.n_bytes) == 0, "decode", "graph at moved positions: other bits", s->n_heads, s->n_kv_heads, positions[0]);
+    report(memcmp(all, again, out.n_bytes) == 0, "decode", "graph at moved positions: other bits", s->n_heads, s->n_kv_heads,
+           positions[0]);
     gpu_graph_free(g, graph);
     free(again), free(all);
     values_free(&q);
@@ -732,256 +759,6 @@ static void check_argmax(int32_t n)
     values_free(&x);
 }
 
-/* ---------------------------------------------------------------- times */
-
-static gpu_mark *mark_begin, *mark_end;
-static gpu_weight flush;           /* larger than L2, read before each timed graph: written lines would have to leave first */
-static float *flush_rows;
-enum { N_TIMES = 9, N_CALLS = 8 };
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-typedef struct timed {
-    gpu_weight weight;
-    gpu_place place;
-    const void *in;
-    void *out, *scratch;
-    int32_t n_rows, n, turn;       /* turn: which of N_CALLS calls; each takes other weights, other caches */
-    tmx_type type;
-    bool is_added;
-} timed;
-
-static gpu_graph *record(void (*call)(const timed *t), const timed *t)
-{
-    tmx_error err;
-    gpu_graph *graph = NULL;
-    timed of_turn = *t;
-    gpu_graph_begin(g);
-    for (of_turn.turn = 0; of_turn.turn < N_CALLS; of_turn.turn++) call(&of_turn);
-    stop_at(gpu_graph_end(g, &graph, &err) == TMX_OK, err.text);
-    return graph;
-}
-
-/* ms[i]: median ms of one call of graph i; the graphs take turns. */
-static void time_graphs(gpu_graph *const *graphs, int32_t n_graphs, double *ms)
-{
-    double all[2][N_TIMES];
-    for (int32_t round = -1; round < N_TIMES; round++) {
-        for (int32_t i = 0; i < n_graphs; i++) {
-            gpu_row_product(g, &flush, flush_rows, 1, flush_rows + flush.n_in, false);
-            gpu_mark_set(g, mark_begin);
-            gpu_graph_run(g, graphs[i]);
-            gpu_mark_set(g, mark_end);
-            wait_ok();
-            if (round >= 0) all[i][round] = gpu_mark_ms(g, mark_begin, mark_end) / N_CALLS;
-        }
-    }
-    for (int32_t i = 0; i < n_graphs; i++) {
-        qsort(all[i], N_TIMES, sizeof *all[i], compare_doubles);
-        ms[i] = all[i][N_TIMES / 2];
-        gpu_graph_free(g, graphs[i]);
-    }
-}
-
-static double copy_rate;
-
-static void print_rate(const char *name, int32_t a, int32_t b, size_t n_bytes, void (*call)(const timed *t), const timed *t)
-{
-    double ms;
-    gpu_graph *graph = record(call, t);
-    time_graphs(&graph, 1, &ms);
-    const double rate = (double)n_bytes / ms * 1e-6;
-    if (copy_rate == 0) copy_rate = rate;                  /* the first is the copy */
-    printf("%-16s %7d x %6d  %8.4f ms  %5.0f GB/s  %3.0f %%\n", name, a, b, ms, rate, 100 * rate / copy_rate);
-}
-
-static gpu_weight weight_of_turn(const timed *t)
-{
-    gpu_weight w = t->weight;
-    const uint64_t n_bytes = gpu_weight_bytes(w.n_out, w.n_in), n_fitting = ((uint64_t)2 << 30) / n_bytes;
-    w.data = (char *)w.data + (uint64_t)t->turn % n_fitting * n_bytes;
-    return w;
-}
-
-static void run_product(const timed *t)
-{
-    const gpu_weight w = weight_of_turn(t);
-    gpu_product(g, &w, t->in, (size_t)w.n_in, t->n_rows, t->out, (size_t)w.n_out, t->type, t->is_added);
-}
-static void run_row_product(const timed *t)
-{
-    const gpu_weight w = weight_of_turn(t);
-    gpu_row_product(g, &w, t->in, t->n_rows, t->out, false);
-}
-static void run_decode(const timed *t)
-{
-    gpu_place place = t->place;
-    const size_t layer = (size_t)2 * (size_t)place.n_kv_heads * (size_t)place.head_dim * (size_t)place.n_ctx;
-    place.k = (char *)place.k + (size_t)t->turn * layer;
-    place.v = (char *)place.v + (size_t)t->turn * layer;
-    gpu_decode_attention(g, &place, 0.088f, t->in, t->out, t->scratch);
-}
-static void run_copy(const timed *t) { CUDA_OK(cudaMemcpyAsync(t->out, t->in, (size_t)1 << 30, cudaMemcpyDeviceToDevice, gpu_stream(g))); }
-static void run_rmsnorm(const timed *t) { gpu_rmsnorm(g, t->in, t->scratch, 1e-5f, t->n_rows, t->n, t->out, TMX_TYPE_BF16); }
-static void run_swiglu(const timed *t) { gpu_swiglu(g, t->in, t->n_rows, t->n, t->out, t->type); }
-static void run_place(const timed *t) { gpu_place_heads(g, &t->place, t->in, TMX_TYPE_BF16, t->out); }
-static void run_argmax(const timed *t) { gpu_argmax(g, t->in, t->n, t->out); }
-static void run_embed(const timed *t) { gpu_embed(g, t->scratch, t->in, t->n_rows, t->n, t->out); }
-
-/* A layer of 8B for one row, as decoding runs it. */
-static void run_layer(const timed *t)
-{
-    static const int32_t shapes[][2] = { { 6144, 4096 }, { 4096, 4096 }, { 28672, 4096 }, { 4096, 14336 } };
-    gpu_weight w[COUNT(shapes)];
-    float *x = t->out, *norm = x + 4096, *wide = norm + 4096, *narrow = wide + 28672;
-    char *data = (char *)t->weight.data + (size_t)(t->turn % 4) * ((size_t)500 << 20);
-    for (int32_t i = 0; i < COUNT(shapes); i++) {
-        w[i] = (gpu_weight){ .data = data, .n_out = shapes[i][0], .n_in = shapes[i][1] };
-        data += gpu_weight_bytes(w[i].n_out, w[i].n_in);
-    }
-    gpu_place place = t->place;
-    const size_t layer = (size_t)2 * (size_t)place.n_kv_heads * (size_t)place.head_dim * (size_t)place.n_ctx;
-    place.k = (char *)place.k + (size_t)t->turn * layer;
-    place.v = (char *)place.v + (size_t)t->turn * layer;
-    gpu_rmsnorm(g, x, t->in, 1e-5f, 1, 4096, norm, TMX_TYPE_F32);
-    gpu_row_product(g, &w[0], norm, 1, wide, false);
-    gpu_place_heads(g, &place, wide, TMX_TYPE_F32, narrow);
-    gpu_decode_attention(g, &place, 0.088f, narrow, norm, t->scratch);
-    gpu_row_product(g, &w[1], norm, 1, x, true);
-    gpu_rmsnorm(g, x, t->in, 1e-5f, 1, 4096, norm, TMX_TYPE_F32);
-    gpu_row_product(g, &w[2], norm, 1, wide, false);
-    gpu_swiglu(g, wide, 1, 14336, narrow, TMX_TYPE_F32);
-    gpu_row_product(g, &w[3], narrow, 1, x, true);
-}
-
-static void *big_alloc(size_t n_bytes)
-{
-    void *p = NULL;
-    tmx_error err;
-    stop_at(gpu_alloc(g, &p, n_bytes, &err) == TMX_OK, err.text);
-    return p;
-}
-
-static void fill_random(void *p, size_t n_bytes)
-{
-    const gpu_weight all = { .data = p, .n_out = (int32_t)(n_bytes >> 13), .n_in = 4096 };
-    gpu_weight_random(g, &all, 1.0f, 5);
-}
-
-/* The first choice and the tuned one take turns. */
-static void time_products(void *x, void *y, void *w)
-{
-    static const struct { const char *name; int32_t n_out, n_in; tmx_type type; bool is_added; } shapes[] = {
-        { "qkv", 6144, 4096, TMX_TYPE_BF16, false }, { "o", 4096, 4096, TMX_TYPE_F32, true },
-        { "gate_up", 28672, 4096, TMX_TYPE_BF16, false }, { "down", 4096, 14336, TMX_TYPE_F32, true },
-    };
-    static const int32_t rows[] = { 512, 2048, 8192 };
-    for (int32_t i = 0; i < COUNT(shapes); i++) {
-        timed t = { .weight = { .data = w, .n_out = shapes[i].n_out, .n_in = shapes[i].n_in }, .in = x, .out = y, .type = shapes[i].type, .is_added = shapes[i].is_added };
-        gpu_graph *graphs[COUNT(rows)][2];
-        tmx_error err;
-        for (int32_t r = 0; r < COUNT(rows); r++) t.n_rows = rows[r], graphs[r][0] = record(run_product, &t);
-        stop_at(gpu_weight_tune(g, &t.weight, 2048, t.type, t.is_added, y, &err) == TMX_OK, err.text);
-        gpu_weight_describe(&t.weight, err.text, sizeof err.text);
-        printf("%s: %s\n", shapes[i].name, err.text);
-        for (int32_t r = 0; r < COUNT(rows); r++) {
-            double ms[2];
-            t.n_rows = rows[r], graphs[r][1] = record(run_product, &t);
-            time_graphs(graphs[r], 2, ms);
-            const double gflop = 2e-9 * rows[r] * (double)t.weight.n_out * t.weight.n_in;
-            printf("  %5d rows: untuned %7.4f ms %4.0f TFLOP/s, tuned %7.4f ms %4.0f TFLOP/s\n", rows[r], ms[0], gflop / ms[0], ms[1], gflop / ms[1]);
-        }
-    }
-}
-
-static void time_all(void)
-{
-    enum { ROWS = 8192, EMBD = 4096, FF = 14336, HEADS = 32, KV_HEADS = 8, DIM = 128, DEPTH = 131072, VOCAB = 128256 };
-    enum { LAYER_BYTES = 2 * 4096 * (6144 + 4096 + 28672 + 14336) };
-    tmx_error err;
-    stop_at(gpu_mark_create(g, &mark_begin, &err) == TMX_OK && gpu_mark_create(g, &mark_end, &err) == TMX_OK, "no marks");
-    const size_t big = (size_t)2 << 30;
-    void *a = big_alloc(big), *b = big_alloc(big), *c = big_alloc(big), *v = big_alloc(big);
-    fill_random(a, big), fill_random(b, big), fill_random(c, big), fill_random(v, big);
-    flush = (gpu_weight){ .data = v, .n_out = 32768, .n_in = 4096 };
-    flush_rows = big_alloc(sizeof(float) * (32768 + 4096));
-    CUDA_OK(cudaMemset(flush_rows, 0, sizeof(float) * 4096));
-    float *rows_of_layer = big_alloc(sizeof(float) * 65536);
-    CUDA_OK(cudaMemset(rows_of_layer, 0, sizeof(float) * 65536));
-    timed t = { .in = a, .out = b };
-    print_rate("copy, 1 GiB", 1, 1, (size_t)2 << 30, run_copy, &t);
-    time_products(a, b, c);
-
-    fill_random(a, big);
-    t = (timed){ .weight = { .data = c }, .in = a, .out = b };
-    static const int32_t matrices[][2] = { { 6144, 4096 }, { 4096, 4096 }, { 28672, 4096 }, { 4096, 14336 }, { VOCAB, 4096 } };
-    static const int32_t few[] = { 1, 2, 4, 8 };
-    for (int32_t i = 0; i < COUNT(matrices); i++) {
-        t.weight.n_out = matrices[i][0], t.weight.n_in = matrices[i][1];
-        for (int32_t r = 0; r < COUNT(few); r++) {
-            char name[32];
-            t.n_rows = few[r];
-            snprintf(name, sizeof name, "row product, %d", few[r]);
-            print_rate(name, t.weight.n_out, t.weight.n_in, gpu_weight_bytes(t.weight.n_out, t.weight.n_in), run_row_product, &t);
-        }
-    }
-
-    t = (timed){ .in = a, .out = b, .scratch = c, .n_rows = ROWS, .n = EMBD, .type = TMX_TYPE_BF16 };
-    print_rate("rmsnorm", ROWS, EMBD, (size_t)6 * ROWS * EMBD, run_rmsnorm, &t);
-    t.n_rows = 1;
-    print_rate("rmsnorm", 1, EMBD, (size_t)6 * EMBD, run_rmsnorm, &t);
-    t.n_rows = ROWS, t.n = FF;
-    print_rate("swiglu", ROWS, FF, (size_t)6 * ROWS * FF, run_swiglu, &t);
-    t.n_rows = 1, t.type = TMX_TYPE_F32;
-    print_rate("swiglu f32", 1, FF, (size_t)12 * FF, run_swiglu, &t);
-    t.n = VOCAB;
-    print_rate("argmax", 1, VOCAB, (size_t)4 * VOCAB, run_argmax, &t);
-
-    int32_t *numbers = host_alloc(ROWS * sizeof *numbers);
-    float freq[DIM / 2];
-    for (int32_t i = 0; i < ROWS; i++) numbers[i] = i;
-    for (int32_t i = 0; i < DIM / 2; i++) freq[i] = (float)pow(500000.0, -2.0 * i / DIM);
-    device_buffer positions = device_copy(numbers, ROWS * sizeof *numbers), inverse_freq = device_copy(freq, sizeof freq);
-    memset(numbers, 0, ROWS * sizeof *numbers);
-    device_buffer seqs = device_copy(numbers, ROWS * sizeof *numbers);
-    free(numbers);
-    t = (timed){ .in = positions.data, .out = b, .scratch = c, .n_rows = ROWS, .n = EMBD };
-    print_rate("embed", ROWS, EMBD, (size_t)6 * ROWS * EMBD, run_embed, &t);
-    t = (timed){ .in = a, .out = b, .scratch = (char *)a + (big >> 1) };
-    t.place = (gpu_place){ .positions = positions.data, .seqs = seqs.data, .inverse_freq = inverse_freq.data, .n_rows = ROWS, .n_heads = HEADS,
-                           .n_kv_heads = KV_HEADS, .head_dim = DIM, .n_rot = DIM, .rope = ROPE_INTERLEAVED, .k = c, .v = v, .n_ctx = DEPTH };
-    const size_t row_bytes = (size_t)4 * (HEADS + 2 * KV_HEADS) * DIM;
-    print_rate("place, pairs", ROWS, EMBD, ROWS * row_bytes, run_place, &t);
-    t.place.rope = ROPE_HALF_SPLIT;
-    print_rate("place, halves", ROWS, EMBD, ROWS * row_bytes, run_place, &t);
-    t.place.n_rows = 1;
-    print_rate("place, halves", 1, EMBD, row_bytes, run_place, &t);
-    static const int32_t depths[] = { 1024, 32768, 131072 }, kv_heads[] = { 8, 4, 2 };
-    for (int32_t h = 0; h < COUNT(kv_heads); h++) {
-        for (int32_t i = 0; i < COUNT(depths); i++) {
-            const int32_t last = depths[i] - 1;
-            CUDA_OK(cudaMemcpy(positions.data, &last, 4, cudaMemcpyHostToDevice));
-            CUDA_OK(cudaDeviceSynchronize());
-            t.place.n_kv_heads = kv_heads[h];
-            char name[32];
-            snprintf(name, sizeof name, "decode, %d / %d", HEADS, kv_heads[h]);
-            const size_t n_bytes = (size_t)4 * (size_t)kv_heads[h] * DIM * (size_t)depths[i];
-            print_rate(name, depths[i], DIM, n_bytes, run_decode, &t);
-            if (h > 0) continue;
-            timed layer = t;
-            layer.weight.data = b, layer.out = rows_of_layer;
-            print_rate("a layer, 1 row", depths[i], DIM, n_bytes + LAYER_BYTES, run_layer, &layer);
-        }
-    }
-    device_free(&positions), device_free(&seqs), device_free(&inverse_freq);
-    gpu_free(g, a), gpu_free(g, b), gpu_free(g, c), gpu_free(g, v), gpu_free(g, flush_rows), gpu_free(g, rows_of_layer);
-    gpu_mark_free(g, mark_begin), gpu_mark_free(g, mark_end);
-}
-
 /* ---------------------------------------------------------------- all of it */
 
 static void check_rows(void)
@@ -1002,9 +779,12 @@ static void check_rows(void)
 static void check_places(void)
 {
     static const geometry geometries[] = {
-        { 1, 1, 64, 2, ROPE_INTERLEAVED }, { 1, 1, 64, 2, ROPE_HALF_SPLIT }, { 9, 3, 64, 64, ROPE_INTERLEAVED }, { 9, 3, 64, 64, ROPE_HALF_SPLIT },
-        { 32, 8, 128, 128, ROPE_INTERLEAVED }, { 32, 8, 128, 128, ROPE_HALF_SPLIT }, { 4, 2, 80, 20, ROPE_HALF_SPLIT }, { 4, 2, 80, 20, ROPE_INTERLEAVED },
-        { 4, 4, 96, 32, ROPE_HALF_SPLIT }, { 4, 4, 96, 32, ROPE_INTERLEAVED }, { 3, 1, 6, 4, ROPE_HALF_SPLIT }, { 3, 1, 6, 6, ROPE_INTERLEAVED },
+        { 1, 1, 64, 2, ROPE_INTERLEAVED }, { 1, 1, 64, 2, ROPE_HALF_SPLIT },
+        { 9, 3, 64, 64, ROPE_INTERLEAVED }, { 9, 3, 64, 64, ROPE_HALF_SPLIT },
+        { 32, 8, 128, 128, ROPE_INTERLEAVED }, { 32, 8, 128, 128, ROPE_HALF_SPLIT },
+        { 4, 2, 80, 20, ROPE_HALF_SPLIT }, { 4, 2, 80, 20, ROPE_INTERLEAVED },
+        { 4, 4, 96, 32, ROPE_HALF_SPLIT }, { 4, 4, 96, 32, ROPE_INTERLEAVED },
+        { 3, 1, 6, 4, ROPE_HALF_SPLIT }, { 3, 1, 6, 6, ROPE_INTERLEAVED },
         { 2, 1, 256, 128, ROPE_HALF_SPLIT },
     };
     static const int32_t positions[] = { 0, 1, 4095, 131071, 999999, 1000000, 2000003 };
@@ -1035,7 +815,8 @@ static void check_products(void)
 
 static void check_row_products(void)
 {
-    static const int32_t shapes[][2] = { { 1, 8 }, { 5, 16 }, { 33, 57 }, { 4, 1 }, { 960, 576 }, { 576, 1536 }, { 1026, 4104 }, { 4096, 4096 } };
+    static const int32_t shapes[][2] = { { 1, 8 }, { 5, 16 }, { 33, 57 }, { 4, 1 }, { 960, 576 }, { 576, 1536 }, { 1026, 4104 },
+                                         { 4096, 4096 } };
     for (int32_t i = 0; i < COUNT(shapes) - is_small; i++) {
         check_row_product(shapes[i][0], shapes[i][1], false);
         check_row_product(shapes[i][0], shapes[i][1], true);
@@ -1045,11 +826,13 @@ static void check_row_products(void)
 static void check_decodes(void)
 {
     static const geometry geometries[] = {
-        { .n_heads = 9, .n_kv_heads = 3, .head_dim = 64 }, { .n_heads = 32, .n_kv_heads = 8, .head_dim = 128 }, { .n_heads = 2, .n_kv_heads = 2, .head_dim = 64 },
-        { .n_heads = 14, .n_kv_heads = 2, .head_dim = 128 }, { .n_heads = 8, .n_kv_heads = 1, .head_dim = 128 }, { .n_heads = 9, .n_kv_heads = 1, .head_dim = 128 },
+        { .n_heads = 9, .n_kv_heads = 3, .head_dim = 64 }, { .n_heads = 32, .n_kv_heads = 8, .head_dim = 128 },
+        { .n_heads = 2, .n_kv_heads = 2, .head_dim = 64 }, { .n_heads = 14, .n_kv_heads = 2, .head_dim = 128 },
+        { .n_heads = 8, .n_kv_heads = 1, .head_dim = 128 }, { .n_heads = 9, .n_kv_heads = 1, .head_dim = 128 },
         { .n_heads = 16, .n_kv_heads = 1, .head_dim = 64 }, { .n_heads = 32, .n_kv_heads = 2, .head_dim = 128 },
     };
-    static const int32_t positions[][3] = { { 0, 0, 0 }, { 1, 14, 15 }, { 16, 62, 63 }, { 64, 255, 17 }, { 256, 254, 3 }, { 257, 511, 1023 }, { 2999, 777, 0 } };
+    static const int32_t positions[][3] = { { 0, 0, 0 }, { 1, 14, 15 }, { 16, 62, 63 }, { 64, 255, 17 }, { 256, 254, 3 },
+                                            { 257, 511, 1023 }, { 2999, 777, 0 } };
     for (int32_t i = 0; i < COUNT(geometries); i++) {
         for (int32_t p = 0; p < COUNT(positions) - is_small; p++) check_decode(&geometries[i], positions[p], p == 0 ? 1 : 3);
     }
@@ -1092,7 +875,10 @@ int main(int argc, char **argv)
     if (!is_small) check_fill();
     check_random();
     check_products();
-    for (int i = 0; i < N_BOUNDS; i++) printf("%s: worst relative error %.3g (measured before %.3g, limit %.3g)\n", bounds[i].name, worst[i], bounds[i].measured, bounds[i].limit);
+    for (int i = 0; i < N_BOUNDS; i++) {
+        printf("%s: worst relative error %.3g (measured before %.3g, limit %.3g)\n", bounds[i].name, worst[i], bounds[i].measured,
+               bounds[i].limit);
+    }
     gpu_close(g);
     printf("%d passed, %d failed, 0 skipped\n", n_passed, n_failed);
     return n_failed != 0;

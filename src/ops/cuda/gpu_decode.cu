@@ -9,8 +9,8 @@
  *            the 8 columns of a result is free, so a lane's 16 bytes of a key are its share of two steps
  *   score    S = Q K^T, 16 heads x 16 keys     softmax  running max and sum, base 2     value  O += P V, P as the sum of two
  *            bf16 (2^-17): the tensor cores idle anyway, and decoding stays as exact as its bf16 inputs
- * then the warps are merged in order through shared memory, and a second kernel merges the ranges in order.  The grid covers n_ctx with a
- * bounded number of blocks; ranges behind the position are skipped.
+ * then the warps are merged in order through shared memory, and a second kernel merges the ranges in order.  The grid covers n_ctx
+ * with a bounded number of blocks; ranges behind the position are skipped.
  *
  * Floor: 4 n_kv_heads head_dim bytes a key; 8B at 131072: 537 MB a layer, 0.18 ms at 3.0 TB/s.  Partials add 1.6 % at a group
  * of 4.  Registers: O 64, K 32, V 32, Q 16 or 32 of a thread at head_dim 128; two blocks an SM have up to 64 KiB in flight. */
@@ -163,7 +163,8 @@ template <int HEAD_DIM, bool IS_WIDE> struct decode_unit {
         for (int g = 0; g < V_GROUPS; g++) {
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-                const uint32_t a = word(v[0][g], e / 2), b = word(v[1][g], e / 2), c = word(v[2][g], e / 2), d = word(v[3][g], e / 2);
+                const uint32_t a = word(v[0][g], e / 2), b = word(v[1][g], e / 2);
+                const uint32_t c = word(v[2][g], e / 2), d = word(v[3][g], e / 2);
                 const uint32_t v_low = e % 2 ? high_halves(a, b) : low_halves(a, b);
                 const uint32_t v_high = e % 2 ? high_halves(c, d) : low_halves(c, d);
 #pragma unroll
@@ -336,7 +337,8 @@ static void decode(gpu *g, const gpu_place *place, const partials &parts, float 
     const auto kernel = place->n_heads / place->n_kv_heads > 8 ? decode_kernel<HEAD_DIM, true> : decode_kernel<HEAD_DIM, false>;
     kernel<<<grid, DECODE_THREADS, 0, g->stream>>>(*place, parts, scale_log2, q);
     gpu_keep_launch(g, "decode attention");
-    decode_merge_kernel<HEAD_DIM><<<place->n_rows * place->n_heads, 32 * MERGE_WARPS, 0, g->stream>>>(*place, parts, scale_log2, out);
+    const int32_t n_heads = place->n_rows * place->n_heads;
+    decode_merge_kernel<HEAD_DIM><<<n_heads, 32 * MERGE_WARPS, 0, g->stream>>>(*place, parts, scale_log2, out);
     gpu_keep_launch(g, "decode attention, merge");
 }
 

@@ -379,7 +379,9 @@ extern "C" tmx_status gpu_weight_tune(gpu *g, gpu_weight *weight, int32_t n_rows
                                       tmx_error *err)
 {
     if (!gpu_is_ready(g)) return gpu_failure(g, err);
-    if (n_rows < 2) return refuse(err, TMX_E_ARG, "tuning [%d][%d]: %d rows, expected 2 or more", weight->n_out, weight->n_in, n_rows);
+    if (n_rows < 2) {
+        return refuse(err, TMX_E_ARG, "tuning [%d][%d]: %d rows, expected 2 or more", weight->n_out, weight->n_in, n_rows);
+    }
     if (n_rows >= 16) n_rows -= n_rows % 16;               /* keeps x behind y aligned, in halves too */
     tuning t;
     product *all = &t.all;

@@ -112,7 +112,7 @@ static void rmsnorm(const gpu *g, const float *x, const float *weight, float eps
     else if (is_wide && n_pieces <= 2 * ROW_THREADS) kernel = rmsnorm_kernel<T, 2>, n_kept = 2;
     else if (is_wide && n_pieces <= 4 * ROW_THREADS) kernel = rmsnorm_kernel<T, 4>, n_kept = 4;
     else if (is_wide && n_pieces <= 8 * 1024) kernel = rmsnorm_kernel<T, 8>, n_kept = 8;
-    const int32_t n_threads = n_kept > 0 ? divide_up(divide_up(n_pieces, n_kept), 32) * 32 : min_i32(1024, divide_up(n_embd, 32) * 32);
+    const int32_t n_busy = n_kept > 0 ? divide_up(n_pieces, n_kept) : n_embd, n_threads = min_i32(1024, divide_up(n_busy, 32) * 32);
     kernel<<<n_rows, n_threads, 0, g->stream>>>(x, weight, eps, n_embd, out);
 }
 

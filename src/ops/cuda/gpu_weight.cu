@@ -41,7 +41,8 @@ static tmx_status check_fill(const gpu_weight *weight, const matmul_source *sour
         const matmul_source *s = &sources[i];
         const block_format *format = block_format_find(s->type);
         if (s->data == NULL || s->n_out < 1 || s->n_in != weight->n_in) {
-            return refuse(err, TMX_E_ARG, "gpu weight: source %d is [%d][%d], expected [>= 1][%d]", i, s->n_out, s->n_in, weight->n_in);
+            return refuse(err, TMX_E_ARG, "gpu weight: source %d is [%d][%d], expected [>= 1][%d]", i, s->n_out, s->n_in,
+                          weight->n_in);
         }
         if (format == NULL || format->to_f32 == NULL || s->n_in % format->n_elements != 0) {
             return refuse(err, TMX_E_UNSUPPORTED, "gpu weight: source %d [%d][%d] has block type %u (%s), which cannot be expanded",

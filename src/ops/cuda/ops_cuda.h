@@ -93,14 +93,15 @@ void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n
 /* x[r] = table[tokens[r]] as f32; table bf16 [n_vocab][n_embd]. */
 void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float *x);
 /* out[r][i] = x[r][i] * weight[i] / sqrt(mean(x[r]^2) + eps); out bf16 or f32. */
-void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t n_rows, int32_t n_embd, void *out, tmx_type out_type);
+void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t n_rows, int32_t n_embd, void *out,
+                 tmx_type out_type);
 /* out[r][i] = silu(gate_up[r][i]) * gate_up[r][n_ff + i]; both bf16, or both f32. */
 void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type);
 
 /* Rows of a chunk that belong to sequences: row r is token position positions[r] of sequence seqs[r]. */
 typedef struct gpu_place {
     const int32_t *positions, *seqs;               /* device, [n_rows] */
-    const float *inverse_freq;     /* device, [n_rot / 2]: the RoPE angle is the f32 product position * inverse_freq[i], as in rows.h */
+    const float *inverse_freq;     /* device, [n_rot / 2]: the RoPE angle is the f32 product position * inverse_freq[i] (rows.h) */
     int32_t n_rows, n_heads, n_kv_heads, head_dim, n_rot;
     rope_style rope;
     void *k, *v;                   /* KV cache of this layer, bf16 [n_seqs][n_kv_heads][n_ctx][head_dim]; positions outside

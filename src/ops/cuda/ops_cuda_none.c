@@ -123,7 +123,8 @@ void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows,
     (void)g, (void)table, (void)tokens, (void)n_rows, (void)n_embd, (void)x;
 }
 
-void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t n_rows, int32_t n_embd, void *out, tmx_type out_type)
+void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t n_rows, int32_t n_embd, void *out,
+                 tmx_type out_type)
 {
     (void)g, (void)x, (void)weight, (void)eps, (void)n_rows, (void)n_embd, (void)out, (void)out_type;
 }
