@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # check-gpu.sh [BUILD]: everything that needs a GPU, in one go: the attention kernels against the f64 oracle on random shapes, the
-# operators of the room ops, the same under compute-sanitizer (memcheck, racecheck) on small ones, and the machine code.  BUILD is build/release unless given;
-# it is configured and built first if it is not there.  Ends with one line: N passed, N failed, N skipped.
+# operators of the room ops, both under compute-sanitizer (memcheck, racecheck) on small shapes, and the machine code.  BUILD is
+# build/release unless given; it is configured and built first if it is not there.  Ends with one line: N passed, N failed, N
+# skipped.
 set -u
 cd "$(dirname "$0")/.."
 build=${1:-build/release}
