@@ -239,6 +239,8 @@ static void hyper_parameters_are_checked(void **state)
         { AS_F32("llama.rope.scale_linear", 1), TMX_OK, "" },
         { AS_U32("general.name", 1), TMX_E_FORMAT, "key 'general.name': type u32, expected string" },
         { NONE("general.name"), TMX_OK, "" },
+        { AS_U16("split.count", 2), TMX_E_FORMAT, "key 'split.no' is missing" },
+        { AS_U32("split.count", 1025), TMX_E_FORMAT, "split.count 1025, the limit is 1024" },
         { AS_TEXT("split.count", "2"), TMX_E_FORMAT, "key 'split.count': type string, expected u32" },
         { AS_U16("split.count", 1), TMX_OK, "" },
     };
