@@ -219,6 +219,77 @@ converse() {
     check "$name" "$want" "$pattern"
 }
 
+# The model cut into two files, metadata in the first: m-00001-of-00002.gguf and m-00002-of-00002.gguf.
+split_model() {
+    python3 - "$model" "$tmp/m" <<'PY'
+import struct, sys
+data = open(sys.argv[1], "rb").read()
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+at = 24
+def take(form):
+    global at
+    value, = struct.unpack_from(form, data, at)
+    at += struct.calcsize(form)
+    return value
+def skip(kind):
+    global at
+    if kind == 8:
+        n = take("<Q")
+        at += n
+    elif kind == 9:
+        element, n = take("<I"), take("<Q")
+        for _ in range(n if element == 8 else 0):
+            skip(8)
+        at += 0 if element == 8 else n * SIZES[element]
+    else:
+        at += SIZES[kind]
+n_tensors, n_keys = struct.unpack_from("<QQ", data, 8)
+for _ in range(n_keys):
+    skip(8)
+    skip(take("<I"))
+keys, tensors = data[24:at], []
+for _ in range(n_tensors):
+    begin = at
+    skip(8)
+    n = take("<I")
+    at += 8 * n + 4
+    tensors.append([data[begin:at], take("<Q")])
+start = -(-at // 32) * 32
+ends = sorted(offset for _, offset in tensors) + [len(data) - start]
+for part in range(2):
+    half = tensors[:n_tensors // 3] if part == 0 else tensors[n_tensors // 3:]
+    extra = b"".join(struct.pack("<Q", len(k)) + k + struct.pack("<I", kind) + struct.pack(form, v) for k, kind, form, v in (
+        (b"split.no", 2, "<H", part), (b"split.count", 2, "<H", 2), (b"split.tensors.count", 5, "<i", n_tensors)))
+    records, body = b"", b""
+    for record, offset in half:
+        end = next(e for e in ends if e > offset)
+        records += record + struct.pack("<Q", len(body))
+        body += data[start + offset:start + end]
+        body += bytes(-len(body) % 32)
+    head = data[:8] + struct.pack("<QQ", len(half), 3 + (n_keys if part == 0 else 0)) + (keys if part == 0 else b"") + extra + records
+    with open(f"{sys.argv[2]}-0000{part + 1}-of-00002.gguf", "wb") as f:
+        f.write(head + bytes(-len(head) % 32) + body)
+PY
+}
+
+split_tests() {
+    local part
+    split_model 2>"$tmp/err"; code=$?
+    check "split: made" 0 ""
+    for part in 1 2; do
+        fine "split: part $part" run -q -m "$tmp/m-0000$part-of-00002.gguf" -p "The capital of France is" -n 1
+        same "split: part $part" " Paris"
+    done
+    fine "split: inspect" inspect "$tmp/m-00002-of-00002.gguf" --check-tensors
+    printed "split: inspect" '^parts .*m-00001-of-00002.gguf, .* MiB, 90 tensors$'
+    printed "split: inspect" 'm-00002-of-00002.gguf, .* MiB, 182 tensors$'
+    truncate -s -1 "$tmp/m-00002-of-00002.gguf"
+    refused "split: part cut short" 2 "part 2 of 2: .*m-00002-of-00002.gguf: truncated at byte" run -q -m "$tmp/m-00001-of-00002.gguf" -p x
+    rm "$tmp/m-00002-of-00002.gguf"
+    refused "split: part missing" 2 "part 2 of 2: .*cannot open" run -q -m "$tmp/m-00001-of-00002.gguf" -p x
+    rm "$tmp/m-00001-of-00002.gguf"
+}
+
 conversation_tests() {
     local first n
     fine "conversation: a turn alone" run -q -m "$model" --chat -p "Name a colour." -n 8
@@ -457,6 +528,12 @@ PY
     same "nothing to generate" ""
     fine "chat" "${quiet[@]}" --chat --system "Be brief." -p "Name a colour." --assistant "My colour is" -n 4
     conversation_tests
+    if command -v python3 >/dev/null; then
+        split_tests
+    else
+        n_skipped=$((n_skipped + 1))
+        echo "SKIPPED a model in parts: no python3"
+    fi
     fine "compare" "${quiet[@]}" -p "$capital" -n 1 --plan triangle:10-29 --compare
     printed "compare" '^answer +Paris +Paris$'
     printed "compare" '^agreement +KL .*, top-1 equal, 1 of 1 greedy tokens equal$'
