@@ -129,7 +129,7 @@ static int answer_turn(conversation *c, char *user, const int32_t *ids, size_t n
     const double start_ms = clock_ms();
     tmx_status status = prefill(c, ids, n_ids, n_kept, &err);
     const double prefilled_ms = clock_ms();
-    c->n_held = 0;
+    c->n_held = (size_t)n_kept;
     if (status == TMX_E_CANCELLED) {
         free(user);
         complain(0, "interrupted before the answer; this turn is forgotten");

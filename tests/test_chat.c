@@ -249,6 +249,22 @@ static void no_text_opens_or_closes_a_turn(void **state)
     }
 }
 
+/* Byte-level vocabularies have no BOS by themselves: the template's word counts, and the token never comes twice. */
+static void bos_comes_once(void **state)
+{
+    (void)state;
+    static const struct { const char *chat_template, *expected; } bos[] = {
+        { "{{ bos_token }}<start_of_turn><end_of_turn>", "{<s>}{<start_of_turn>}user\nU{<end_of_turn>}\n{<start_of_turn>}model\n" },
+        { "{{ '<s>' }}<start_of_turn><end_of_turn>", "{<s>}{<start_of_turn>}user\nU{<end_of_turn>}\n{<start_of_turn>}model\n" },
+        { "<start_of_turn><end_of_turn>", "{<start_of_turn>}user\nU{<end_of_turn>}\n{<start_of_turn>}model\n" },
+    };
+    for (size_t i = 0; i < COUNT(bos); i++) {
+        opened o = open_bpe(bos[i].chat_template, 3, NULL);
+        expect(o.v, &(tmx_chat){ .user = "U" }, bos[i].expected);
+        close_vocab(&o);
+    }
+}
+
 static void the_closing_mark_ends_an_answer(void **state)
 {
     (void)state;
@@ -338,6 +354,7 @@ int main(void)
         cmocka_unit_test(the_space_of_mistral_comes_once),
         cmocka_unit_test(an_empty_text_brings_no_space),
         cmocka_unit_test(no_text_opens_or_closes_a_turn),
+        cmocka_unit_test(bos_comes_once),
         cmocka_unit_test(the_closing_mark_ends_an_answer),
         cmocka_unit_test(gemma_3_needs_no_template),
         cmocka_unit_test(other_templates_are_unknown),

@@ -90,6 +90,13 @@ static void refuse_unknown(vocab *v, const char *key, gguf_string text)
     }
 }
 
+/* By the variable or spelled out. */
+static bool names_bos(const vocab *v, gguf_string text)
+{
+    const char *name = v->tokens[v->bos_id].name;
+    return text.n_bytes > 0 && (holds(text, "bos_token") || (name[0] != '\0' && holds(text, name)));
+}
+
 /* False: the vocabulary lacks one, which v->chat_refusal names. */
 static bool find_marks(vocab *v, const chat_format *format)
 {
@@ -126,7 +133,7 @@ tmx_status chat_recognise(vocab *v, const tmx_file *file, tmx_error *err)
     }
     if (format == NULL || !find_marks(v, format)) return TMX_OK;
     v->chat = format;
-    v->chat_has_bos = v->bos_id >= 0 && (v->adds_bos || (text.n_bytes > 0 && holds(text, "bos_token")));
+    v->chat_has_bos = v->bos_id >= 0 && (v->adds_bos || names_bos(v, text));
     v->tokens[v->chat_ids[ASSISTANT][CLOSE]].is_end = true;
     return TMX_OK;
 }
