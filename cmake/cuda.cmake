@@ -29,6 +29,8 @@ if(TMX_HAS_CUDA)
     endif()
 endif()
 
+option(TMX_CUDA_LINEINFO "source lines in the GPU code, for profilers; they name the folders of the build machine" OFF)
+
 # tmx_cuda_sources(TARGET NVCC_FLAGS... SOURCES files...): compiles each file with nvcc and adds the objects to TARGET.
 function(tmx_cuda_sources target)
     cmake_parse_arguments(cuda "" "" "FLAGS;SOURCES" ${ARGN})
@@ -37,11 +39,14 @@ function(tmx_cuda_sources target)
         string(APPEND host_flags ",-Werror")
         list(APPEND cuda_FLAGS -Werror all-warnings -Xptxas --warn-on-spills,--warn-on-local-memory-usage,-Werror)
     endif()
+    if(TMX_CUDA_LINEINFO)
+        list(APPEND cuda_FLAGS -lineinfo)
+    endif()
     foreach(source ${cuda_SOURCES})
         get_filename_component(name ${source} NAME)
         set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
         add_custom_command(OUTPUT ${object}
-            COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} -std=c++17 -O3 -lineinfo -Xcompiler ${host_flags} ${cuda_FLAGS}
+            COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} -std=c++17 -O3 -Xcompiler ${host_flags} ${cuda_FLAGS}
                     -I${CMAKE_SOURCE_DIR}/include -I${CMAKE_SOURCE_DIR}/src -MD -MF ${object}.d -MT ${object}
                     -c ${CMAKE_SOURCE_DIR}/${source} -o ${object}
             DEPENDS ${CMAKE_SOURCE_DIR}/${source} DEPFILE ${object}.d
