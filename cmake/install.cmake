@@ -10,7 +10,8 @@ install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR}
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/docs COMPONENT runtime)
 install(DIRECTORY plans DESTINATION ${CMAKE_INSTALL_DATADIR}/trianglemix COMPONENT runtime FILES_MATCHING PATTERN *.json)
 install(FILES include/tmx.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
-install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DATADIR}/trianglemix COMPONENT development)
+install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DATADIR}/trianglemix COMPONENT development
+        PATTERN build EXCLUDE)
 if(TMX_IS_SHARED)
     install(TARGETS tmx_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT development)
 endif()
@@ -34,6 +35,10 @@ if(NOT TMX_IS_SHARED)
 endif()
 file(RELATIVE_PATH TMX_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
 string(REGEX REPLACE "/$" "" TMX_PC_PREFIX "${TMX_PC_PREFIX}")
+foreach(folder LIBDIR INCLUDEDIR)                  # relative to the prefix, unless the packager gave an absolute one
+    set(TMX_PC_${folder} "\${prefix}")
+    cmake_path(APPEND TMX_PC_${folder} "${CMAKE_INSTALL_${folder}}")
+endforeach()
 configure_file(cmake/trianglemix.pc.in trianglemix.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/trianglemix.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT development)
 

@@ -7,6 +7,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import tmx
 from tmx import _abi
 
 INCLUDE = Path(os.environ["TMX_SOURCE"]) / "include"
@@ -91,6 +92,10 @@ class Abi(unittest.TestCase):
             subprocess.run(["cc", f"-I{INCLUDE}", str(source), "-o", f"{folder}/abi"], check=True)
             found = subprocess.run([f"{folder}/abi"], capture_output=True, text=True, check=True).stdout.splitlines()
         self.assertEqual(found, expected())
+
+    def test_version(self):
+        self.assertIn(f'#define TMX_VERSION "{tmx.__version__}"', self.header)
+        self.assertEqual(tmx.library_version(), tmx.__version__)
 
     def test_no_field_is_missing(self):
         for struct in _abi.STRUCTS:

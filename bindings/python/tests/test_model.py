@@ -162,7 +162,8 @@ class TinyModel(Refusals):
                             (ValueError, lambda: session.prefill([[1]], [0, 1])), (ValueError, lambda: model.chat("a\0b")),
                             (ValueError, lambda: tmx.Model(TINY, compute="f64")), (ValueError, lambda: tmx.Model("a\0b")),
                             (IndexError, lambda: session.n_past(1)), (IndexError, lambda: model.token_bytes(257)),
-                            (ValueError, lambda: tmx.Sampler(model).next(np.zeros(3)))]:
+                            (ValueError, lambda: tmx.Sampler(model).next(np.zeros(3))),
+                            (ValueError, lambda: tmx.Sampler(model, seed=-1)), (TypeError, lambda: session.decode(1.5))]:
             with self.assertRaises(kind):
                 wrong()
 

@@ -1,4 +1,5 @@
 """Objects of the library in Python's hands: freed once, children before parents, whatever order Python forgets them in."""
+import operator
 import os
 import threading
 import weakref
@@ -99,7 +100,7 @@ os.register_at_fork(after_in_child=_forget_default)
 
 def int32(value, name: str) -> int:
     """An integer that ctypes will not wrap."""
-    number = value.__index__()
+    number = operator.index(value)
     if not -2**31 <= number < 2**31:
         raise ValueError(f"{name} {number}: not a 32-bit integer")
     return number

@@ -2,6 +2,7 @@
 import ctypes
 import os
 from pathlib import Path
+from typing import Union
 
 from . import _abi
 from ._abi import Status
@@ -13,7 +14,7 @@ NAME = "libtmx.so.0"
 class Error(Exception):
     """A call of libtmx failed.  str() is the library's one line: what, where, found, expected."""
 
-    def __init__(self, status: Status, text: str):
+    def __init__(self, status: Union[Status, int], text: str):
         super().__init__(text)
         self.status = status
 
@@ -58,7 +59,8 @@ def check(function, *arguments) -> None:
     err = _abi.tmx_error()
     status = function(*arguments, ctypes.byref(err))
     if status != 0:
-        raise Error(Status(status), err.text.decode("utf-8", "replace"))
+        known = status in Status._value2member_map_        # statuses are append-only: a later library may have one more
+        raise Error(Status(status) if known else status, text_of(err.text))
 
 
 def create(function, *arguments) -> int:

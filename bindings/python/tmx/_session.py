@@ -52,6 +52,8 @@ class Sampler(Object):
 
     def __init__(self, model: Union[Model, "Session"], *, temperature: float = 0, top_k: int = 0, top_p: float = 0, min_p: float = 0,
                  repeat_penalty: float = 0, repeat_last_n: int = 0, seed: int = 0):
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed {seed}: outside 0..2^64-1")
         params = _abi.tmx_sampler_params(temperature=temperature, top_k=int32(top_k, "top_k"), top_p=top_p, min_p=min_p,
                                          repeat_penalty=repeat_penalty, repeat_last_n=int32(repeat_last_n, "repeat_last_n"),
                                          seed=seed)
