@@ -54,7 +54,7 @@ int main(int argc, char **argv)
     float *q = random_rows(rows * ROW), *k = random_rows(rows * KV_ROW), *v = random_rows(rows * KV_ROW);
     float *out[2] = { malloc(rows * ROW * sizeof(float)), malloc(rows * ROW * sizeof(float)) };
     tmx_pool *pool;
-    if (!q || !k || !v || !out[0] || !out[1] || tmx_pool_create(&pool, 0, NULL)) return fprintf(stderr, "out of memory\n"), 3;
+    if (!q || !k || !v || !out[0] || !out[1] || tmx_pool_create(&pool, 0, NULL)) fprintf(stderr, "out of memory\n"), exit(3);
 
     tmx_attention_seq seq = { .q = q, .k = k, .v = v, .out = out[0], .n_q = n, .n_prompt = n };
     const double dense_ms = attend_ms(&dense, &seq, pool);

@@ -6,11 +6,11 @@ cd "$(dirname "$0")/.."
 case "${1-}" in
     cppcheck)
         exec cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability,performance \
-            --inline-suppr --suppressions-list=.cppcheck -Iinclude -Isrc -j "$(nproc)" src cli eval bench
+            --inline-suppr --suppressions-list=.cppcheck -Iinclude -Isrc -j "$(nproc)" src cli eval bench examples
         ;;
     clang-tidy)
         [ -f build/clang/compile_commands.json ] || cmake --preset clang -DTMX_BENCH=ON >/dev/null || exit 1
-        find src cli eval bench -name '*.c' -print0 | xargs -0 -P "$(nproc)" -n 1 clang-tidy --quiet -p build/clang 2>/dev/null
+        find src cli eval bench examples -name '*.c' -print0 | xargs -0 -P "$(nproc)" -n 1 clang-tidy --quiet -p build/clang 2>/dev/null
         # xargs gives 123 when a run found something
         exit $?
         ;;
