@@ -60,24 +60,29 @@ static const chat_case cases[] = {
     { "phi4", "{{'<|im_start|>user<|im_sep|>' + m['content'] + '<|im_end|>'}}",
       "{<|im_start|>}user{<|im_sep|>}U{<|im_end|>}{<|im_start|>}assistant{<|im_sep|>}",
       "{<|im_start|>}system{<|im_sep|>}S{<|im_end|>}{<|im_start|>}user{<|im_sep|>}U{<|im_end|>}{<|im_start|>}assistant{<|im_sep|>}",
-      "{<|im_start|>}system{<|im_sep|>}S{<|im_end|>}{<|im_start|>}user{<|im_sep|>}U1{<|im_end|>}{<|im_start|>}assistant{<|im_sep|>}A1{<|im_end|>}"
+      "{<|im_start|>}system{<|im_sep|>}S{<|im_end|>}{<|im_start|>}user{<|im_sep|>}U1{<|im_end|>}"
+      "{<|im_start|>}assistant{<|im_sep|>}A1{<|im_end|>}"
       "{<|im_start|>}user{<|im_sep|>}U2{<|im_end|>}{<|im_start|>}assistant{<|im_sep|>}",
       "{<|im_start|>}user{<|im_sep|>}U{<|im_end|>}{<|im_start|>}assistant{<|im_sep|>}B",
-      "{<|im_start|>}system{<|im_sep|>} S {<|im_end|>}{<|im_start|>}user{<|im_sep|>} U1\n{<|im_end|>}{<|im_start|>}assistant{<|im_sep|>} A1 {<|im_end|>}"
+      "{<|im_start|>}system{<|im_sep|>} S {<|im_end|>}{<|im_start|>}user{<|im_sep|>} U1\n{<|im_end|>}"
+      "{<|im_start|>}assistant{<|im_sep|>} A1 {<|im_end|>}"
       "{<|im_start|>}user{<|im_sep|>}\tU2 {<|im_end|>}{<|im_start|>}assistant{<|im_sep|>} B " },
-    { "mistral-v1", "{{- bos_token }}{{- ' [INST] ' + system_message + '\n\n' + m['content'] + ' [/INST]' }}{{- ' ' + m['content'] + eos_token}}",
+    { "mistral-v1", "{{- bos_token }}{{- ' [INST] ' + system_message + '\n\n' + m['content'] + ' [/INST]' }}"
+                    "{{- ' ' + m['content'] + eos_token}}",
       "{<s>} [INST] U [/INST]",
       "{<s>} [INST] S\n\nU [/INST]",
       "{<s>} [INST] S\n\nU1 [/INST] A1{</s>} [INST] U2 [/INST]",
       "{<s>} [INST] U [/INST] B",
       "{<s>} [INST]  S \n\n U1\n [/INST]  A1 {</s>} [INST] \tU2  [/INST]  B " },
-    { "mistral-v3", "{{- bos_token }}{{- \"[AVAILABLE_TOOLS] [\" }}{{- \"[INST] \" + m[\"content\"] + \"[/INST]\" }}{{- \" \" + m[\"content\"]|trim + eos_token}}",
+    { "mistral-v3", "{{- bos_token }}{{- \"[AVAILABLE_TOOLS] [\" }}{{- \"[INST] \" + m[\"content\"] + \"[/INST]\" }}"
+                    "{{- \" \" + m[\"content\"]|trim + eos_token}}",
       "{<s>}{[INST]} U{[/INST]}",
       "{<s>}{[INST]} S\n\nU{[/INST]}",
       "{<s>}{[INST]} U1{[/INST]} A1{</s>}{[INST]} S\n\nU2{[/INST]}",
       "{<s>}{[INST]} U{[/INST]} B",
       "{<s>}{[INST]}  U1\n{[/INST]} A1{</s>}{[INST]}  S \n\n\tU2 {[/INST]}  B " },
-    { "mistral-tekken", "{{- bos_token }}{{- \"[AVAILABLE_TOOLS][\" }}{{- \"[INST]\" + m[\"content\"] + \"[/INST]\" }}{{- m[\"content\"] + eos_token}}",
+    { "mistral-tekken", "{{- bos_token }}{{- \"[AVAILABLE_TOOLS][\" }}{{- \"[INST]\" + m[\"content\"] + \"[/INST]\" }}"
+                        "{{- m[\"content\"] + eos_token}}",
       "{<s>}{[INST]}U{[/INST]}",
       "{<s>}{[INST]}S\n\nU{[/INST]}",
       "{<s>}{[INST]}U1{[/INST]}A1{</s>}{[INST]}S\n\nU2{[/INST]}",

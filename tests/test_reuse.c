@@ -130,7 +130,9 @@ static void a_second_prompt_hot_is_cold(void **state)
                     answer(s, tokens, 0, lengths[a], &hot);
                     const int32_t n_common = lengths[a] < lengths[b] ? lengths[a] : lengths[b];
                     n_kept += answer_hot(s, tokens, n_common, lengths[b], 0, &hot);
-                    if (memcmp(&hot, &cold[b], sizeof hot) != 0) fail_msg("%s, %d then %d tokens: other bits", plans[p].name, lengths[a], lengths[b]);
+                    if (memcmp(&hot, &cold[b], sizeof hot) != 0) {
+                        fail_msg("%s, %d then %d tokens: other bits", plans[p].name, lengths[a], lengths[b]);
+                    }
                     tmx_session_reset(s);
                     answer(s, tokens, 0, lengths[a], &hot);
                     answer_hot(s, tokens, n_common, lengths[b], MAX_TOKENS, &hot);
@@ -196,7 +198,7 @@ static void a_conversation_hot_is_cold(void **state)
                 memcpy(held, tokens, (size_t)n_tokens * sizeof *tokens);
                 for (int k = 0; k < N_ANSWER; k++) held[n_tokens + k] = (7 * k + n_tokens) % TINY_VOCAB;
                 n_held = n_tokens + N_ANSWER;
-                if (turn % 4 == 1) memcpy(tokens + n_tokens, held + n_tokens, sizeof *held * (size_t)(n_held - n_tokens < MAX_TOKENS - n_tokens ? n_held - n_tokens : MAX_TOKENS - n_tokens));
+                for (int32_t k = n_tokens; turn % 4 == 1 && k < n_held && k < MAX_TOKENS; k++) tokens[k] = held[k];
             }
             assert_true(n_kept > 100);
             tmx_session_free(s);
