@@ -53,6 +53,7 @@ class TinyModel(Refusals):
             tensors = {tensor.name: tensor for tensor in file.tensors}
             self.assertEqual(tensors["blk.0.attn_k.weight"].shape, (16, 48))
             file.check_tensors()
+            self.assertEqual([(part.n_bytes, part.n_tensors) for part in file.parts], [(file.n_bytes, len(tensors))])
 
     def test_tokens(self):
         for text in ("", "plain", "h\u00e9llo \U0001f600", b"\xff\xfe\0bytes", "\udcff", "x" * 5000):
@@ -91,6 +92,8 @@ class TinyModel(Refusals):
         dense.rewind(len(self.ids) - 1)
         self.assertLess(tmx.compare_logits(whole, dense.decode(self.ids[-1])).max_abs_diff, 0.1)
         self.assertEqual((dense.n_past(), dense.n_ctx), (len(self.ids), 1024))
+        dense.rewind(100)
+        self.assertEqual(dense.n_reusable(len(self.ids)), 100)
         dense.reset()
         self.assertEqual((dense.n_past(), dense.timings.n_prefill_tokens), (0, 0))
         dense.set_plan(plan)
@@ -121,6 +124,7 @@ class TinyModel(Refusals):
             self.assertEqual((again.layers, again.note, again.min_tokens, str(again)),
                              (plan.layers, "by hand", 100, str(plan)))
             self.refuses(Status.TMX_E_ARG, "dense", tmx.Plan.load, Path(folder) / "dense", self.model)
+        self.assertEqual(plan.own_window(2), 0)
         self.assertIn("smollm2-135m-instruct", tmx.presets())
 
     def test_progress(self):
@@ -213,6 +217,14 @@ class DemoModel(unittest.TestCase):
                              "preset:smollm2-135m-instruct")
         self.assertEqual(mine, theirs.decode().rstrip("\n"))
         self.assertGreater(len(mine), 10)
+
+    def test_turns(self):
+        model = self.model
+        first = model.chat("One?", system="Be brief.")
+        both = model.chat("Two?", system="Be brief.", turns=[("One?", "1")])
+        self.assertTrue(np.array_equal(both[:len(first)], first))
+        self.assertIn("1", model.detokenize(both[len(first):]))
+        self.assertFalse(np.array_equal(both, model.chat("Two?", system="Be brief.")))
 
     def test_ctrl_c_stops_a_prefill(self):
         session = tmx.Session(self.model)

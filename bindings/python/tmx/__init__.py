@@ -17,11 +17,11 @@ from ._abi import Status
 from ._attention import attention
 from ._handle import Pool, default_pool
 from ._library import Error, lib as _lib
-from ._model import Detokenizer, File, Memory, Model, ModelInfo, Pattern, Plan, Tensor, presets, probe_file
+from ._model import Detokenizer, File, Memory, Model, ModelInfo, Part, Pattern, Plan, Tensor, presets, probe_file
 from ._session import Agreement, Sampler, Session, Timings, compare_logits
 from ._version import __version__
 
-__all__ = ["Agreement", "Detokenizer", "Error", "File", "Memory", "Model", "ModelInfo", "Pattern", "Plan", "Pool", "Sampler",
+__all__ = ["Agreement", "Detokenizer", "Error", "File", "Memory", "Model", "ModelInfo", "Part", "Pattern", "Plan", "Pool", "Sampler",
            "Session", "Status", "Tensor", "Timings", "attention", "compare_logits", "default_pool", "presets", "probe_file",
            "library_version"]
 

@@ -67,14 +67,19 @@ class tmx_pattern(Structure):
 
 class tmx_tensor_info(Structure):
     _fields_ = [("name", c_char_p), ("type_name", c_char_p), ("n_dims", c_int32), ("shape", c_int64 * 4),
-                ("n_bytes", c_uint64), ("offset_bytes", c_uint64), ("is_supported", c_bool)]
+                ("n_bytes", c_uint64), ("offset_bytes", c_uint64), ("is_supported", c_bool), ("part", c_int32)]
+
+
+class tmx_part_info(Structure):
+    _fields_ = [("name", c_char_p), ("n_bytes", c_uint64), ("n_tensors", c_int32)]
 
 
 class tmx_model_info(Structure):
     _fields_ = [("architecture", c_char_p), ("name", c_char_p), ("fingerprint", c_char_p), ("n_layers", c_int32),
                 ("n_embd", c_int32), ("n_heads", c_int32), ("n_kv_heads", c_int32), ("head_dim", c_int32), ("n_ff", c_int32),
                 ("n_vocab", c_int32), ("n_ctx_train", c_int32), ("rope_freq_base", c_float), ("rms_eps", c_float),
-                ("n_params", c_uint64), ("n_ctx_max", c_int32), ("n_loras", c_int32), ("n_merged", c_uint64)]
+                ("n_params", c_uint64), ("n_ctx_max", c_int32), ("n_loras", c_int32), ("n_merged", c_uint64),
+                ("n_window", c_int32), ("window_period", c_int32)]
 
 
 class tmx_lora(Structure):
@@ -89,8 +94,13 @@ class tmx_model_params(Structure):
                 ("loras", POINTER(tmx_lora)), ("n_loras", c_int32), ("rope_freq_base", c_float)]
 
 
+class tmx_turn(Structure):
+    _fields_ = [("user", c_char_p), ("assistant", c_char_p)]
+
+
 class tmx_chat(Structure):
-    _fields_ = [("system", c_char_p), ("user", c_char_p), ("assistant", c_char_p)]
+    _fields_ = [("system", c_char_p), ("user", c_char_p), ("assistant", c_char_p), ("turns", POINTER(tmx_turn)),
+                ("n_turns", c_int32)]
 
 
 class tmx_detokenizer(Structure):
@@ -145,8 +155,8 @@ class tmx_attention_params(Structure):
                 ("seqs", POINTER(tmx_attention_seq)), ("n_seqs", c_int32), ("isa", c_enum), ("scratch", c_void_p)]
 
 
-STRUCTS = [tmx_error, tmx_pattern, tmx_tensor_info, tmx_model_info, tmx_lora, tmx_model_params, tmx_chat, tmx_detokenizer,
-           tmx_progress, tmx_session_params, tmx_memory, tmx_prompt, tmx_timings, tmx_sampler_params, tmx_agreement,
+STRUCTS = [tmx_error, tmx_pattern, tmx_tensor_info, tmx_part_info, tmx_model_info, tmx_lora, tmx_model_params, tmx_turn, tmx_chat,
+           tmx_detokenizer, tmx_progress, tmx_session_params, tmx_memory, tmx_prompt, tmx_timings, tmx_sampler_params, tmx_agreement,
            tmx_attention_seq, tmx_attention_params]
 
 _created = POINTER(c_void_p)       # where a new object's address goes
@@ -167,12 +177,15 @@ FUNCTIONS = {
     "tmx_file_close": (None, [c_void_p]),
     "tmx_file_version": (c_int32, [c_void_p]),
     "tmx_file_bytes": (c_uint64, [c_void_p]),
+    "tmx_file_n_parts": (c_int32, [c_void_p]),
+    "tmx_file_part": (c_enum, [c_void_p, c_int32, POINTER(tmx_part_info), _err]),
     "tmx_file_n_keys": (c_int32, [c_void_p]),
     "tmx_file_key": (c_char_p, [c_void_p, c_int32]),
     "tmx_file_value_text": (c_char_p, [c_void_p, c_int32, POINTER(c_char), c_size_t]),
     "tmx_file_n_tensors": (c_int32, [c_void_p]),
     "tmx_file_tensor": (c_enum, [c_void_p, c_int32, POINTER(tmx_tensor_info), _err]),
     "tmx_file_check_tensors": (c_enum, [c_void_p, _err]),
+    "tmx_model_layer_has_window": (c_bool, [POINTER(tmx_model_info), c_int32]),
     "tmx_model_open": (c_enum, [_created, c_char_p, POINTER(tmx_model_params), c_void_p, _err]),
     "tmx_model_probe_file": (c_enum, [c_void_p, POINTER(tmx_model_params), POINTER(tmx_model_info), _err]),
     "tmx_model_info_get": (POINTER(tmx_model_info), [c_void_p]),
@@ -193,6 +206,7 @@ FUNCTIONS = {
     "tmx_plan_free": (None, [c_void_p]),
     "tmx_plan_n_layers": (c_int32, [c_void_p]),
     "tmx_plan_layer": (POINTER(tmx_pattern), [c_void_p, c_int32]),
+    "tmx_plan_own_window": (c_int32, [c_void_p, c_int32]),
     "tmx_plan_set_sizes": (c_enum, [c_void_p, c_int32, c_int32, c_int32, _err]),
     "tmx_plan_note": (c_char_p, [c_void_p]),
     "tmx_plan_set_note": (c_enum, [c_void_p, c_char_p, _err]),
@@ -207,6 +221,7 @@ FUNCTIONS = {
     "tmx_session_free": (None, [c_void_p]),
     "tmx_session_reset": (None, [c_void_p]),
     "tmx_session_rewind": (c_enum, [c_void_p, c_int32, c_int32, _err]),
+    "tmx_session_n_reusable": (c_int32, [c_void_p, c_int32, c_int32]),
     "tmx_session_set_plan": (c_enum, [c_void_p, c_void_p, _err]),
     "tmx_session_n_ctx": (c_int32, [c_void_p]),
     "tmx_session_n_past": (c_int32, [c_void_p, c_int32]),

@@ -94,6 +94,8 @@ class ModelInfo(NamedTuple):
     n_ctx_max: int
     n_loras: int
     n_merged: int
+    n_window: int                      # of the model's own sliding-window layers; 0 = there are none
+    window_period: int                 # layer l has no window where (l + 1) % window_period == 0; 0 = all have it
 
 
 def _info_from(struct: _abi.tmx_model_info) -> ModelInfo:
@@ -106,12 +108,22 @@ class Tensor(NamedTuple):
     type_name: str
     shape: tuple                       # slowest axis first
     n_bytes: int
-    offset_bytes: int
+    offset_bytes: int                  # from the start of its part
     is_supported: bool
+    part: int                          # of a split model, from 0
+
+
+class Part(NamedTuple):
+    name: str                          # the path, or the end of a long one
+    n_bytes: int
+    n_tensors: int
 
 
 class File(Object):
-    """A parsed GGUF file: metadata and tensor table, every offset proven.  Says nothing about whether it can run: probe()."""
+    """A parsed GGUF file: metadata and tensor table, every offset proven.  Says nothing about whether it can run: probe().
+
+    A model split into several files is opened by any one of them.
+    """
 
     def __init__(self, path: Path):
         self._handle = Handle(create(lib.tmx_file_open, path_bytes(path)), lib.tmx_file_close)
@@ -125,6 +137,16 @@ class File(Object):
     def n_bytes(self) -> int:
         handle = self._open()
         return lib.tmx_file_bytes(handle.pointer)
+
+    @property
+    def parts(self) -> list:
+        """One Part, or more if the model is split."""
+        handle = self._open()
+        result, info = [], _abi.tmx_part_info()
+        for i in range(lib.tmx_file_n_parts(handle.pointer)):
+            check(lib.tmx_file_part, handle.pointer, i, byref(info))
+            result.append(Part(text_of(info.name), info.n_bytes, info.n_tensors))
+        return result
 
     @property
     def metadata(self) -> dict:
@@ -142,7 +164,7 @@ class File(Object):
         for i in range(lib.tmx_file_n_tensors(handle.pointer)):
             check(lib.tmx_file_tensor, handle.pointer, i, byref(info))
             result.append(Tensor(text_of(info.name), text_of(info.type_name), tuple(info.shape[:info.n_dims]), info.n_bytes,
-                                 info.offset_bytes, info.is_supported))
+                                 info.offset_bytes, info.is_supported, info.part))
         return result
 
     def check_tensors(self) -> None:
@@ -213,13 +235,17 @@ class Model(Object):
         handle = self._open()
         return _sized(lambda *room: check(lib.tmx_tokenize, handle.pointer, raw, len(raw), flags, *room), len(raw) // 2 + 16)
 
-    def chat(self, user: Text, *, system: Optional[Text] = None, assistant: Optional[Text] = None) -> np.ndarray:
-        """Ids [n] int32 of one chat turn in the model's own format, up to where the answer begins.
+    def chat(self, user: Text, *, system: Optional[Text] = None, assistant: Optional[Text] = None,
+             turns: Sequence = ()) -> np.ndarray:
+        """Ids [n] int32 of a conversation in the model's own format, up to where the answer goes on.
 
         assistant  text that the answer begins with
+        turns      (user, assistant) pairs: the conversation so far, oldest first
         """
+        over = (_abi.tmx_turn * len(turns))(*(_abi.tmx_turn(_text_bytes(u, "user"), _text_bytes(a, "assistant"))
+                                              for u, a in turns))
         turn = _abi.tmx_chat(user=_text_bytes(user, "user"), system=_text_bytes(system, "system"),
-                             assistant=_text_bytes(assistant, "assistant"))
+                             assistant=_text_bytes(assistant, "assistant"), turns=over, n_turns=len(turns))
         handle = self._open()
         return _sized(lambda *room: check(lib.tmx_chat_tokenize, handle.pointer, byref(turn), *room), 256)
 
@@ -331,6 +357,11 @@ class Plan(Object):
         handle = self._open()
         n_layers = lib.tmx_plan_n_layers(handle.pointer)
         return [pattern_from(lib.tmx_plan_layer(handle.pointer, i).contents) for i in range(n_layers)]
+
+    def own_window(self, layer: int) -> int:
+        """The window of a layer that has one of the model's own, whatever the plan; else 0."""
+        handle = self._open()
+        return lib.tmx_plan_own_window(handle.pointer, int32(layer, "layer"))
 
     def set_sizes(self, n_sink: int = -1, n_window: int = -1, n_last: int = -1) -> None:
         """Sizes of every layer that is not dense; -1 keeps one."""

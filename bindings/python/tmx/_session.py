@@ -156,6 +156,18 @@ class Session(Object):
             raise IndexError(f"sequence {seq}: the session has no such one")
         return n
 
+    def n_reusable(self, n_prompt: int, seq: int = 0) -> int:
+        """A new prompt of n_prompt tokens begins with what the sequence holds: how many of its first tokens need no prefill?
+
+        Rewind to this many, or to where the tokens part, keep at least one for prefill, and it leaves what a prefill of the
+        whole prompt would, to the bit.
+        """
+        handle = self._open()
+        n = lib.tmx_session_n_reusable(handle.pointer, int32(seq, "seq"), int32(n_prompt, "n_prompt"))
+        if n < 0:
+            raise IndexError(f"sequence {seq}: the session has no such one")
+        return n
+
     @property
     def n_ctx(self) -> int:
         handle = self._open()
