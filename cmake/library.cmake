@@ -44,9 +44,12 @@ if(TMX_HAS_CUDA)
     list(APPEND tmx_needs dl rt)
 endif()
 
+# GNU ld, which clang may not be using: it alone dissolves section groups (C++ inside the CUDA runtime), whose names go local.
+find_program(TMX_LD NAMES ld.bfd ld REQUIRED)
+mark_as_advanced(TMX_LD)
 set(tmx_object ${CMAKE_BINARY_DIR}/libtmx.o)
 add_custom_command(OUTPUT ${tmx_object}
-    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${tmx_object} --whole-archive ${room_files} --no-whole-archive
+    COMMAND ${TMX_LD} -r --force-group-allocation -o ${tmx_object} --whole-archive ${room_files} --no-whole-archive
             ${cuda_runtime}
     COMMAND ${CMAKE_OBJCOPY} --keep-global-symbols=${CMAKE_BINARY_DIR}/libtmx.names ${tmx_object}
     DEPENDS ${rooms} ${CMAKE_BINARY_DIR}/libtmx.names
