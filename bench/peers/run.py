@@ -26,7 +26,7 @@ PACKAGES = {
     "llama.cpp": ["llama-cpp-python"], "llama.cpp-fa": ["llama-cpp-python"],
     "openvino": ["openvino-genai", "numpy"], "openvino-trishape": ["openvino-genai", "numpy"],
     "openvino-xattention": ["openvino-genai", "numpy"],
-    "transformers": ["transformers", "torch", "gguf"], "torch-sdpa": ["torch"],
+    "transformers": ["transformers", "torch", "gguf", "accelerate"], "torch-sdpa": ["torch"],
 }
 PROMPT = "The capital of France is"
 
