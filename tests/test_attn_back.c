@@ -43,7 +43,7 @@ static void judge(int limit, double error)
 
 /* ---------------------------------------------------------------- one case: inputs, and what f64 makes of them */
 
-typedef struct shape { int32_t n, n_heads, n_kv_heads, head_dim, n_sink, n_window, n_last; tmx_type type; } shape;
+typedef struct shape { int32_t n, n_heads, n_kv_heads, head_dim, n_sink, n_window, n_last; tmx_type type; int32_t n_own_window; } shape;
 
 typedef struct reference { double *d_q, *d_k, *d_v, *d_q_size, *d_k_size, *d_v_size; double sums[N_SECTIONS][5]; } reference;
 
@@ -76,6 +76,8 @@ static double score(const attn_back *b, int32_t i, int32_t h, int32_t j)
     return s * (double)b->scale;
 }
 
+static int32_t first_key(const attn_back *b, int32_t i) { return b->n_window > 0 && i >= b->n_window ? i - b->n_window + 1 : 0; }
+
 /* o and lse of a forward pass, rounded to what the forward pass would keep. */
 static void forward(attn_back *b, void *o, float *lse)
 {
@@ -84,12 +86,12 @@ static void forward(attn_back *b, void *o, float *lse)
         for (int32_t h = 0; h < b->n_heads; h++) {
             const size_t row = (size_t)i * (size_t)b->n_heads + (size_t)h;
             double top = -INFINITY, sum = 0;
-            for (int32_t j = 0; j <= i; j++) top = fmax(top, score(b, i, h, j));
-            for (int32_t j = 0; j <= i; j++) sum += exp(score(b, i, h, j) - top);
+            for (int32_t j = first_key(b, i); j <= i; j++) top = fmax(top, score(b, i, h, j));
+            for (int32_t j = first_key(b, i); j <= i; j++) sum += exp(score(b, i, h, j) - top);
             lse[row] = (float)(top + log(sum));
             for (size_t d = 0; d < d_n; d++) {
                 double value = 0;
-                for (int32_t j = 0; j <= i; j++) {
+                for (int32_t j = first_key(b, i); j <= i; j++) {
                     const size_t v = ((size_t)j * (size_t)b->n_kv_heads + (size_t)(h / (b->n_heads / b->n_kv_heads))) * d_n;
                     value += exp(score(b, i, h, j) - top) / sum * at(b->v, b->type, v + d);
                 }
@@ -104,7 +106,7 @@ static attn_back case_of(const shape *s)
     const size_t n = (size_t)s->n, n_q = (size_t)s->n_heads * (size_t)s->head_dim, n_kv = (size_t)s->n_kv_heads * (size_t)s->head_dim;
     attn_back b = {
         .type = s->type, .n_tokens = s->n, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim,
-        .scale = (float)(1 / sqrt((double)s->head_dim)),
+        .scale = (float)(1 / sqrt((double)s->head_dim)), .n_window = s->n_own_window,
         .sections = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = s->n_sink, .n_window = s->n_window, .n_last = s->n_last },
         .q = random_values(n * n_q, s->type, 3), .k = random_values(n * n_kv, s->type, 3),
         .v = random_values(n * n_kv, s->type, 1), .d_o = random_values(n * n_q, TMX_TYPE_F32, 0.01f),
@@ -141,7 +143,7 @@ static reference reference_of(const attn_back *b)
     reference r = { .d_q = mem_alloc(n * n_q, 8), .d_k = mem_alloc(n * n_kv, 8), .d_v = mem_alloc(n * n_kv, 8),
                     .d_q_size = mem_alloc(n * n_q, 8), .d_k_size = mem_alloc(n * n_kv, 8), .d_v_size = mem_alloc(n * n_kv, 8) };
     for (int32_t i = 0; i < b->n_tokens; i++) {
-        for (int32_t j = 0; j <= i; j++) {
+        for (int32_t j = first_key(b, i); j <= i; j++) {
             double *sums = r.sums[section_of(&b->sections, b->n_tokens, i, j)], theta = 0;
             for (int32_t h = 0; h < b->n_heads; h++) {
                 const size_t q = ((size_t)i * (size_t)b->n_heads + (size_t)h) * d_n;
@@ -226,12 +228,14 @@ static void check_rows(const attn_back *b, const reference *r)
 /* ---------------------------------------------------------------- tests */
 
 static const shape shapes[] = {    /* n, heads, KV heads, head_dim, sink, window, last */
-    { 1, 1, 1, 1, 0, 1, 0, TMX_TYPE_F32 }, { 2, 2, 1, 3, 1, 1, 1, TMX_TYPE_F32 }, { 31, 3, 3, 8, 2, 5, 4, TMX_TYPE_F32 },
-    { 32, 4, 1, 16, 0, 8, 0, TMX_TYPE_F32 }, { 33, 4, 2, 17, 3, 40, 4, TMX_TYPE_BF16 }, { 63, 1, 1, 64, 40, 3, 9, TMX_TYPE_F32 },
-    { 64, 2, 2, 31, 1, 1, 64, TMX_TYPE_F32 }, { 65, 8, 1, 8, 5, 16, 100, TMX_TYPE_F32 }, { 96, 6, 2, 80, 64, 16, 16, TMX_TYPE_BF16 },
-    { 127, 2, 1, 5, 0, 1, 1, TMX_TYPE_F32 }, { 130, 3, 1, 32, 70, 31, 33, TMX_TYPE_F32 }, { 200, 6, 2, 16, 64, 33, 32, TMX_TYPE_F32 },
-    { 257, 2, 1, 64, 64, 64, 64, TMX_TYPE_BF16 }, { 300, 1, 1, 8, 8, 64, 64, TMX_TYPE_F32 },
-    { 200, 2, 1, 8, 5, 18, 31, TMX_TYPE_F32 }, { 230, 2, 2, 4, 67, 50, 49, TMX_TYPE_F32 },
+    { 1, 1, 1, 1, 0, 1, 0, TMX_TYPE_F32, 0 }, { 2, 2, 1, 3, 1, 1, 1, TMX_TYPE_F32, 0 }, { 31, 3, 3, 8, 2, 5, 4, TMX_TYPE_F32, 0 },
+    { 32, 4, 1, 16, 0, 8, 0, TMX_TYPE_F32, 0 }, { 33, 4, 2, 17, 3, 40, 4, TMX_TYPE_BF16, 0 }, { 63, 1, 1, 64, 40, 3, 9, TMX_TYPE_F32, 0 },
+    { 64, 2, 2, 31, 1, 1, 64, TMX_TYPE_F32, 0 }, { 65, 8, 1, 8, 5, 16, 100, TMX_TYPE_F32, 0 }, { 96, 6, 2, 80, 64, 16, 16, TMX_TYPE_BF16, 0 },
+    { 127, 2, 1, 5, 0, 1, 1, TMX_TYPE_F32, 0 }, { 130, 3, 1, 32, 70, 31, 33, TMX_TYPE_F32, 0 }, { 200, 6, 2, 16, 64, 33, 32, TMX_TYPE_F32, 0 },
+    { 257, 2, 1, 64, 64, 64, 64, TMX_TYPE_BF16, 0 }, { 300, 1, 1, 8, 8, 64, 64, TMX_TYPE_F32, 0 },
+    { 90, 2, 1, 8, 3, 20, 9, TMX_TYPE_F32, 1 }, { 200, 4, 2, 16, 70, 31, 33, TMX_TYPE_F32, 64 },      /* windows of their own */
+    { 300, 2, 1, 8, 8, 64, 64, TMX_TYPE_BF16, 70 }, { 230, 2, 2, 8, 5, 18, 31, TMX_TYPE_F32, 33 }, { 65, 1, 1, 4, 2, 9, 8, TMX_TYPE_F32, 64 },
+    { 200, 2, 1, 8, 5, 18, 31, TMX_TYPE_F32, 0 }, { 230, 2, 2, 4, 67, 50, 49, TMX_TYPE_F32, 0 },
 };
 
 static void every_rung_matches_f64(void **state)
@@ -261,7 +265,7 @@ static void every_rung_matches_f64(void **state)
 
 static void threads_move_no_bit(void **state)
 {
-    const shape s = { 333, 4, 2, 20, 16, 30, 25, TMX_TYPE_F32 };
+    const shape s = { 333, 4, 2, 20, 16, 30, 25, TMX_TYPE_F32, 0 };
     attn_back b = case_of(&s);
     const attn_strips strips = attn_back_strips(s.n, s.n_kv_heads, s.head_dim);
     const size_t n_q = attn_back_rows_padded(s.n) * (size_t)s.n_heads * attn_back_d_pad(s.head_dim);

@@ -1,6 +1,6 @@
 /* test_families.c - a tiny random model of every family: logits against transformers' own class (stored), chunks and threads
  * against each other to the bit, prefill against decoding, and what a plan may change. */
-#include "tiny_family.h"
+#include "tiny_family_f64.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -113,6 +113,33 @@ static void logits_are_those_of_transformers(void **state)
         tf_free(&m);
     }
     assert_int_equal(n_compared, 3 * TF_N_SPECS);
+}
+
+/* The f64 pass stands on transformers' numbers; then it may be asked about plans, which transformers does not know. */
+static void plans_match_f64(void **state)
+{
+    (void)state;
+    enum { N = 60 };
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        tf_model m;
+        float logits[TF_VOCAB];
+        double expected[TF_VOCAB], largest = 0;
+        tmx_pattern patterns[8];
+        tf_create(&m, &tf_specs[i]);
+        for (int k = 0; k < n_goldens; k++) {
+            if (strcmp(goldens[k].name, m.spec->name) != 0 || goldens[k].n_tokens > 33) continue;
+            tf_forward(&(tf_f64){ .m = &m, .n = goldens[k].n_tokens, .n_ctx = goldens[k].n_tokens }, tokens, expected);
+            for (int v = 0; v < N_STORED; v++) assert_true(fabs(expected[4 * v] - goldens[k].logits[v]) <= 1e-5 * goldens[k].largest);
+        }
+        for (int l = 0; l < m.spec->n_layers; l++) {
+            patterns[l] = (tmx_pattern){ .kind = TMX_PATTERN_TRIANGLE, .n_sink = 2, .n_window = 8, .n_last = 4 };
+        }
+        tf_forward(&(tf_f64){ .m = &m, .n = N, .n_ctx = N, .patterns = patterns }, tokens, expected);
+        run(&m, N, &(run_case){ .compute = TMX_COMPUTE_F32, .n_threads = 1, .n_chunk = 7, .plan = "triangle" }, logits);
+        for (int v = 0; v < TF_VOCAB; v++) largest = fmax(largest, fabs(expected[v]));
+        for (int v = 0; v < TF_VOCAB; v++) assert_true(fabs((double)logits[v] - expected[v]) <= limit * largest);
+        tf_free(&m);
+    }
 }
 
 static void chunks_and_threads_move_no_bit(void **state)
@@ -247,6 +274,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_are_those_of_transformers),
+        cmocka_unit_test(plans_match_f64),
         cmocka_unit_test(chunks_and_threads_move_no_bit),
         cmocka_unit_test(bf16_is_near_f32),
         cmocka_unit_test(longrope_goes_by_the_session),

@@ -22,7 +22,8 @@ typedef struct tf_spec {
     int n_layers, n_heads, n_kv_heads, head_dim, n_rot;
     double freq_base, factor;
     tf_scaling scaling;
-    bool is_tied, is_interleaved, is_fused, has_bias, has_head_norms, has_branch_norms, is_gelu, has_window;
+    bool is_tied, is_interleaved, is_fused, has_bias, has_head_norms, has_branch_norms, is_gelu;
+    int n_window;                  /* 0 = none */
     int window_period;             /* as in tmx_model_info */
     double window_base;            /* 0 = freq_base, scaled */
     int n_experts, n_used, n_ff_expert;
@@ -33,15 +34,15 @@ static const tf_spec tf_specs[] = {
     { "llama3", "llama", 3, 6, 2, 8, 8, 1e4, 8, TF_DIVISORS, .is_interleaved = true, .is_tied = true },
     { "llama-linear", "llama", 3, 6, 2, 8, 8, 1e4, 4, TF_LINEAR, .is_interleaved = true },
     { "llama-yarn", "llama", 3, 6, 2, 8, 8, 1e4, 4, TF_YARN, .is_interleaved = true },
-    { "mistral", "llama", 3, 6, 2, 8, 8, 1e4, 1, .is_interleaved = true, .has_window = true },
+    { "mistral", "llama", 3, 6, 2, 8, 8, 1e4, 1, .is_interleaved = true, .n_window = TF_WINDOW },
     { "qwen2", "qwen2", 3, 6, 2, 8, 8, 1e6, 1, .is_tied = true, .has_bias = true },
     { "qwen2-yarn", "qwen2", 3, 6, 2, 8, 8, 1e4, 4, TF_YARN, .has_bias = true },
     { "qwen3", "qwen3", 3, 6, 2, 16, 16, 1e6, 1, .has_head_norms = true },
     { "gemma3", "gemma3", 7, 4, 1, 16, 16, 1e6, 1, .is_tied = true, .has_head_norms = true, .has_branch_norms = true,
-      .is_gelu = true, .has_window = true, .window_period = 6, .window_base = 1e4 },
+      .is_gelu = true, .n_window = TF_WINDOW, .window_period = 6, .window_base = 1e4 },
     { "gemma3-linear", "gemma3", 7, 4, 1, 16, 16, 1e6, 8, TF_LINEAR, .is_tied = true, .has_head_norms = true,
-      .has_branch_norms = true, .is_gelu = true, .has_window = true, .window_period = 6, .window_base = 1e4 },
-    { "phi3", "phi3", 3, 3, 1, 16, 16, 1e4, 1, .is_fused = true, .has_window = true },
+      .has_branch_norms = true, .is_gelu = true, .n_window = TF_WINDOW, .window_period = 6, .window_base = 1e4 },
+    { "phi3", "phi3", 3, 3, 1, 16, 16, 1e4, 1, .is_fused = true, .n_window = TF_WINDOW },
     { "phi3-long", "phi3", 3, 3, 1, 16, 12, 1e4, 1, TF_LONG, .is_fused = true, .is_tied = true },
 };
 enum { TF_N_SPECS = sizeof tf_specs / sizeof tf_specs[0] };
@@ -185,7 +186,7 @@ static inline void tf_keys(gguf_writer *w, const tf_spec *s)
     tf_key_u32(w, s, "context_length", TF_CTX);
     tf_key_f32(w, s, "attention.layer_norm_rms_epsilon", 1e-5);
     tf_key_f32(w, s, "rope.freq_base", s->freq_base);
-    if (s->has_window) tf_key_u32(w, s, "attention.sliding_window", TF_WINDOW);
+    if (s->n_window > 0) tf_key_u32(w, s, "attention.sliding_window", s->n_window);
     if (s->n_experts > 0) {
         tf_key_u32(w, s, "expert_count", s->n_experts);
         tf_key_u32(w, s, "expert_used_count", s->n_used);

@@ -1,6 +1,6 @@
-"""The independent truth for trianglemix: transformers' own Llama on the weights of a GGUF file.
+"""The independent truth for trianglemix: transformers' own Llama or Gemma 3 on the weights of a GGUF file.
 
-In: a GGUF file of the llama family, LoRA adapters if any, token ids, and a plan (a pattern per layer).  Out: the
+In: a GGUF file of the llama or gemma3 family, LoRA adapters if any, token ids, and a plan (a pattern per layer).  Out: the
 logits after the last token.  Nothing of the engine is used: the gguf package reads and expands the weights, transformers runs them with
 eager attention, and each layer gets its own additive mask, made from the definition of the patterns.
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 
 @dataclass(frozen=True)
@@ -71,29 +71,89 @@ class Adapter:
         return self.alpha_times_scale / len(a) * (b @ a)
 
 
-class GgufLlama:
-    """Hyper-parameters, expanded weights and tokenizer of a GGUF file of the llama family, with adapters merged and
-    with another RoPE base if asked for."""
+class GgufModel:
+    """Keys and expanded weights of a GGUF file of one family."""
 
-    def __init__(self, path, adapters=(), rope_freq_base=None):
-        self.adapters = adapters
-        self.rope_freq_base = rope_freq_base
+    def __init__(self, path, architecture):
         self.reader = gguf.GGUFReader(path)
-        if self.value("general.architecture") != "llama":
-            raise ValueError(f"{path}: architecture {self.value('general.architecture')}, expected llama")
+        if self.value("general.architecture") != architecture:
+            raise ValueError(f"{path}: architecture {self.value('general.architecture')}, expected {architecture}")
         self.tensors = {tensor.name: tensor for tensor in self.reader.tensors}
 
     def value(self, key):
         return self.reader.fields[key].contents()
 
+    def tensor(self, name):
+        """f32, slowest axis first."""
+        found = self.tensors[name]
+        return dequantize(found.data, found.tensor_type).astype(np.float32)
+
+
+class GgufGemma3(GgufModel):
+    """Gemma 3, text.  The file's norm weights hold the 1 that transformers' code adds."""
+    model_class = Gemma3ForCausalLM
+
+    def __init__(self, path):
+        super().__init__(path, "gemma3")
+
+    def config(self):
+        def value(key):
+            return self.value(f"gemma3.{key}")
+
+        return Gemma3TextConfig(
+            num_hidden_layers=value("block_count"), hidden_size=value("embedding_length"),
+            intermediate_size=value("feed_forward_length"), num_attention_heads=value("attention.head_count"),
+            num_key_value_heads=value("attention.head_count_kv"), head_dim=value("attention.key_length"),
+            max_position_embeddings=value("context_length"), rms_norm_eps=value("attention.layer_norm_rms_epsilon"),
+            sliding_window=value("attention.sliding_window"), query_pre_attn_scalar=value("attention.key_length"),
+            rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": value("rope.freq_base")},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}},
+            vocab_size=len(self.value("tokenizer.ggml.tokens")), tie_word_embeddings="output.weight" not in self.tensors,
+            pad_token_id=None, bos_token_id=None, eos_token_id=None)
+
+    def state_dict(self, config):
+        state = {"model.embed_tokens.weight": self.tensor("token_embd.weight"), "model.norm.weight": self.tensor("output_norm.weight") - 1}
+        norms = {"input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
+                 "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+                 "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+        matrices = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+                    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+                    "mlp.down_proj": "ffn_down"}
+        for layer in range(config.num_hidden_layers):
+            for names, less in ((norms, 1), (matrices, 0)):
+                for theirs, ours in names.items():
+                    state[f"model.layers.{layer}.{theirs}.weight"] = self.tensor(f"blk.{layer}.{ours}.weight") - less
+        return {name: torch.from_numpy(array) for name, array in state.items()}
+
+    def split(self, text):
+        """Ids of a text by the longest vocabulary entry at each place: plain text as the model knows it, though not always
+        the split of its own tokenizer."""
+        ids = {token: i for i, token in enumerate(self.value("tokenizer.ggml.tokens"))}
+        text, at, found = text.replace(" ", "\u2581"), 0, [self.value("tokenizer.ggml.bos_token_id")]
+        while at < len(text):
+            n = next(n for n in range(24, 0, -1) if text[at:at + n] in ids)
+            found.append(ids[text[at:at + n]])
+            at += n
+        return found
+
+
+class GgufLlama(GgufModel):
+    """Hyper-parameters, expanded weights and tokenizer of a GGUF file of the llama family, with adapters merged and
+    with another RoPE base if asked for."""
+
+    model_class = LlamaForCausalLM
+
+    def __init__(self, path, adapters=(), rope_freq_base=None):
+        super().__init__(path, "llama")
+        self.adapters = adapters
+        self.rope_freq_base = rope_freq_base
+
     def rope_base(self):
         return self.rope_freq_base or self.value("llama.rope.freq_base")
 
     def tensor(self, name):
-        """f32, slowest axis first."""
-        found = self.tensors[name]
-        weights = dequantize(found.data, found.tensor_type).astype(np.float32)
-        return (weights + sum(adapter.delta(name) for adapter in self.adapters)).astype(np.float32)
+        """f32, slowest axis first, adapters merged."""
+        return (super().tensor(name) + sum(adapter.delta(name) for adapter in self.adapters)).astype(np.float32)
 
     def rotary_tensor(self, name, n_heads):
         """Rows of q and k in transformers' order: GGUF pairs (2i, 2i+1) for rotation, transformers (i, i + d/2)."""
@@ -163,16 +223,12 @@ class Reference:
         config._attn_implementation = attention
         self.n_layers = config.num_hidden_layers
         self.dtype = dtype
-        with torch.device("meta"):
-            self.model = LlamaForCausalLM(config)
-        self.model.to_empty(device="cpu")
+        self.model = gguf_llama.model_class(config)
         state = gguf_llama.state_dict(config)
         missing, unexpected = self.model.load_state_dict(state, strict=False, assign=True)
         assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
         self.model.tie_weights()
         self.model.to(dtype).eval()
-        rotary = self.model.model.rotary_emb
-        rotary.inv_freq, _ = rotary.compute_default_rope_parameters(config)   # a buffer that no weight file fills
         self.masks = None
         for layer, block in enumerate(self.model.model.layers):
             block.self_attn.register_forward_pre_hook(self._substitute(layer), with_kwargs=True)
@@ -185,7 +241,9 @@ class Reference:
         return hook
 
     def _masks(self, plan, n_prompt):
-        """One additive mask a layer; layers of the same pattern share it."""
+        """One additive mask a layer; layers of the same pattern share it.  A plan of None: transformers makes them."""
+        if plan is None:
+            return None
         made = {}
         for pattern in set(plan):
             made[pattern] = torch.zeros(1, 1, n_prompt, n_prompt, dtype=self.dtype).masked_fill_(
@@ -195,10 +253,10 @@ class Reference:
     @torch.no_grad()
     def prefill(self, ids, plan, cache=None):
         """Logits [n_vocab] after the last of ids."""
-        assert len(plan) == self.n_layers
+        assert plan is None or len(plan) == self.n_layers
         self.masks = self._masks(plan, len(ids))
         try:
-            output = self.model(torch.tensor([ids]), attention_mask=self.masks[0], past_key_values=cache,
+            output = self.model(torch.tensor([ids]), attention_mask=self.masks and self.masks[0], past_key_values=cache,
                                 use_cache=cache is not None, logits_to_keep=1)
         finally:
             self.masks = None

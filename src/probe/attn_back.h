@@ -1,4 +1,5 @@
 /* attn_back.h - the backward pass of dense causal attention, and the probe's sums over sections, in one walk over tiles.
+ * In a layer with a window, pairs beyond it are not there: P is 0, and no sum counts them.
  * In: what the forward kept of a layer (q, k, v, o, lse) and d_o, the derivative of the answer's logit by o.  Out: d_q, d_k,
  * d_v, and per section of (query, key) pairs five sums.  Nothing of size n_tokens^2 exists.
  *
@@ -34,6 +35,7 @@ typedef struct attn_back {
     tmx_type type;                 /* of q, k, v, o: f32 or bf16 */
     int32_t n_tokens, n_heads, n_kv_heads, head_dim;
     float scale;
+    int32_t n_window;              /* keys a row sees, its own counted; 0 = all up to its own */
     tmx_isa isa;
     tmx_pattern sections;          /* a triangle: its sizes cut the pairs into streaming, last and middle */
     const void *q, *o;             /* [n_tokens][n_heads][head_dim] */

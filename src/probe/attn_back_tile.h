@@ -31,6 +31,7 @@ typedef struct back_state {
     const attn_back *back;
     size_t d_pad, head_dim, n_heads, n_kv;
     int32_t n_group, tail_begin;   /* first of the last rows */
+    int32_t n_window;              /* larger than any distance where there is none */
     float c;                       /* scale log2(e) */
     float *q_t, *do_t;             /* [n_heads][head_dim][TILE_ROWS] */
     float *q, *d_o;                /* [n_heads][TILE_ROWS][d_pad] */
@@ -41,7 +42,7 @@ typedef struct back_state {
 /* One tile of pairs.  section < 0: several sections, or pairs with j > i. */
 typedef struct back_tile {
     int32_t row, key, n_keys;      /* first row and key; keys, a multiple of KEY_STEP */
-    bool is_causal;                /* every key is at or before every row */
+    bool is_causal;                /* every row sees every key */
     int32_t section;
 } back_tile;
 
@@ -52,7 +53,7 @@ static back_state back_state_of(const attn_back_strip *strip)
         .strip = strip, .back = b, .d_pad = (size_t)((b->head_dim + ATTN_BACK_DIM - 1) / ATTN_BACK_DIM * ATTN_BACK_DIM),
         .head_dim = (size_t)b->head_dim, .n_heads = (size_t)b->n_heads, .n_kv = (size_t)b->n_kv_heads,
         .n_group = b->n_heads / b->n_kv_heads, .tail_begin = pattern_first_dense_row(&b->sections, b->n_tokens),
-        .c = b->scale * (float)M_LOG2E, .q_t = strip->scratch,
+        .n_window = b->n_window > 0 ? b->n_window : INT32_MAX, .c = b->scale * (float)M_LOG2E, .q_t = strip->scratch,
     };
     const size_t n = st.n_heads * TILE_ROWS;
     st.do_t = st.q_t + n * st.d_pad;
@@ -109,6 +110,7 @@ static back_tile tile_at(const back_state *st, int32_t row, int32_t key)
     const int32_t row_end = row + TILE_ROWS, left = min_i32(row_end, st->back->n_tokens) - key;
     const int32_t n_keys = min_i32(TILE_KEYS, (left + KEY_STEP - 1) / KEY_STEP * KEY_STEP), key_end = key + n_keys;
     back_tile t = { .row = row, .key = key, .n_keys = n_keys, .is_causal = key_end - 1 <= row, .section = -1 };
+    t.is_causal &= row_end - 1 - key < st->n_window;
     if (!t.is_causal) return t;
     if (key_end <= p->n_sink || row_end - 1 - key < p->n_window) t.section = SECTION_STREAMING;
     else if (key >= p->n_sink && row - (key_end - 1) >= p->n_window) {
@@ -181,7 +183,7 @@ ALWAYS_INLINE void weigh(const back_state *st, const back_tile *t, size_t h, lan
     const vf c = vf_set1(st->c), scale = vf_set1(st->back->scale);
     for (int r = 0; r < ROW_VECS; r++) {
         const vf lse = vf_load(st->lse_log2 + h * TILE_ROWS + r * LANES), dot = vf_load(st->dots + h * TILE_ROWS + r * LANES);
-        const vi rows = row_ids(t->row + r * LANES), first = vi_set1(0);
+        const vi rows = row_ids(t->row + r * LANES), first = row_ids(t->row + r * LANES + 1 - st->n_window);
         vf attention = vf_zero(), head_abs = vf_zero(), da_abs = vf_zero();
         for (int32_t j = 0; j < t->n_keys; j++) {
             float *s_at = st->s + j * TILE_ROWS + r * LANES, *a_at = st->a + j * TILE_ROWS + r * LANES;
@@ -201,7 +203,8 @@ ALWAYS_INLINE void weigh(const back_state *st, const back_tile *t, size_t h, lan
                 const row_intervals v = intervals_of(st, t->key + j);
                 add_by_section(sums, &v, rows, SUM_ATTENTION, p);
                 add_by_section(sums, &v, rows, SUM_HEAD_ABS, vf_abs(product));
-                add_by_section(sums, &v, rows, SUM_DA_ABS, vf_abs(a));
+                const int32_t last = t->key + j < INT32_MAX - st->n_window ? t->key + j + st->n_window - 1 : INT32_MAX;
+                add_by_section(sums, &v, rows, SUM_DA_ABS, vf_keep(vf_abs(a), rows, t->key + j, last));
             }
         }
         if (is_uniform) {
@@ -288,7 +291,8 @@ static void run_strip(const attn_back_strip *strip)
     for (int32_t row = strip->begin; row < strip->end; row += TILE_ROWS) {
         load_rows(&st, row);
         const int32_t key_end = min_i32(row + TILE_ROWS, strip->back->n_tokens);
-        for (int32_t key = 0; key < key_end; key += TILE_KEYS) {
+        const int32_t first = max_i32(row - (st.n_window - 1), 0);     /* no row sees a key before it */
+        for (int32_t key = first / TILE_KEYS * TILE_KEYS; key < key_end; key += TILE_KEYS) {
             const back_tile t = tile_at(&st, row, key);
             lane_sums sums;
             for (int section = 0; section < N_SECTIONS; section++) {

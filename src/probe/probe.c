@@ -100,6 +100,11 @@ static void lay_out(probe_buffers *b, layout *at, const tmx_model_info *m, size_
     b->cos = take(at, n, n_angles, sizeof(float));
     b->sin = take(at, n, n_angles, sizeof(float));
     b->sin_back = take(at, n, n_angles, sizeof(float));
+    b->window_cos = m->n_window > 0 ? take(at, n, n_angles, sizeof(float)) : NULL;
+    b->window_sin = m->n_window > 0 ? take(at, n, n_angles, sizeof(float)) : NULL;
+    b->window_sin_back = m->n_window > 0 ? take(at, n, n_angles, sizeof(float)) : NULL;
+    b->branch = take(at, n_chunk, n_embd, sizeof(float));
+    b->d_branch = take(at, n_chunk, n_embd, sizeof(float));
     b->normed = take(at, n_chunk, n_embd, act);
     b->wide = take(at, n_chunk, n_wide, sizeof(float));
     b->gated = take(at, n_chunk, n_ff, act);
@@ -204,11 +209,14 @@ static tmx_status fill_probe(tmx_probe *p, const tmx_model *model, tmx_pool *poo
     p->pool = pool;
     p->rows = row_ops_get(model->isa);
     p->act_type = act_type_of(model->compute);
-    const char *feature = model_shape_feature(&model->tensors.shape);
-    if (feature != NULL) {
-        return refuse(err, TMX_E_UNSUPPORTED, "probe: the backward pass of a model with %s is not there", feature);
-    }
     TRY(resolve_params(info, params, &p->params, err));
+    for (int32_t l = 0; l < info->n_layers; l++) {
+        if (!tmx_model_layer_has_window(info, l)) p->rope = model_rope(model, l, p->params.n_tokens);
+    }
+    if (p->rope == NULL) {
+        return refuse(err, TMX_E_UNSUPPORTED, "probe: every layer of this model has a sliding window of %d tokens of its own; there "
+                      "is none to choose", info->n_window);
+    }
     TRY(sections_pattern(&p->params.sections, &p->sections, err));
     tmx_memory need;
     size_t n_scratch;

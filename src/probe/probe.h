@@ -5,13 +5,15 @@
  *
  * Per layer (x in, x2 out; weights lie [out][in] and are applied as x W^T forward, so as d W backward):
  *
- *   y = norm(x) w1;  q, k, v = y Wqkv^T;  q, k turned by RoPE;  o = attention;  x1 = x + o Wo^T
- *   z = norm(x1) w2; a, u = z Wgu^T;      g = silu(a) u;                        x2 = x1 + g Wd^T
+ *   y = norm(x) w1;  q, k, v = y Wqkv^T [+ bias];  [q, k = norm of heads];  q, k turned by RoPE;  o = attention;
+ *   x1 = x + [norm](o Wo^T);  z = norm(x1) w2;  a, u = z Wgu^T;  g = gate(a) u;  x2 = x1 + [norm](g Wd^T)
  *
- *   d_g = d Wd;  d_a, d_u = swiglu_back(d_g);  d_z = (d_a, d_u) Wgu;   d += norm_back(d_z, x1, w2)
- *   d_o = d Wo;  attn_back: the sums, d_q, d_k, d_v;  turned back;  d_y = (d_q, d_k, d_v) Wqkv;  d += norm_back(d_y, x, w1)
+ *   d_b = [norm_back](d);  d_g = d_b Wd;  d_a, d_u = gate_back(d_g);  d_z = (d_a, d_u) Wgu;  d += norm_back(d_z, x1, w2)
+ *   d_b = [norm_back](d);  d_o = d_b Wo;  attn_back: the sums, d_q, d_k, d_v;  turned back;  [norm_back of heads];
+ *   d_y = (d_q, d_k, d_v) Wqkv;  d += norm_back(d_y, x, w1)
  *
- * a and u are made again from x1, which halves what is kept.  Of the last layer only the last row goes beyond k, v and the
+ * a and u are made again from x1, which halves what is kept; so are what a branch adds before its norm, and q and k before
+ * theirs.  Of the last layer only the last row goes beyond k, v and the
  * probabilities, as in prefill; d is zero in all other rows there.  A family's own step (a bias, a norm of heads or of a
  * branch's output) goes where its forward step stands, here and in the order above: probe_layer.c has both passes, probe_rows.c
  * each row step beside its derivative. */
@@ -40,6 +42,8 @@ typedef struct probe_weights {
 typedef struct probe_buffers {     /* C = PROBE_CHUNK rows, or N if that is less */
     float *cos, *sin;              /* [N][n_rot / 2]; sin_back is -sin: the turn undone */
     float *sin_back;
+    float *window_cos, *window_sin, *window_sin_back;      /* of layers with a window; NULL where there are none */
+    float *branch, *d_branch;      /* [C][n_embd]: what a branch adds, before its norm, and d by it */
     void *normed;                  /* [C][n_embd]                     act */
     float *wide;                   /* [C][max(n_q + 2 n_kv, 2 n_ff)]  qkv, or gate_up */
     void *gated;                   /* [C][n_ff]                       act */
@@ -57,6 +61,7 @@ struct tmx_probe {
     const tmx_model *model;
     tmx_pool *pool;
     const row_ops *rows;
+    const rope_table *rope;        /* of layers without a window */
     tmx_probe_params params;       /* defaults filled in */
     tmx_type act_type;
     tmx_pattern sections;          /* triangle */
@@ -91,8 +96,12 @@ void probe_backward(tmx_probe *p, int32_t layer, tmx_probe_sums sums[N_SECTIONS]
 void probe_embed(tmx_probe *p, const int32_t *tokens);                     /* tokens -> tape[0].x, cos, sin */
 void probe_norm(tmx_probe *p, const float *x, const float *weight, probe_span s);      /* x [N][n_embd] -> normed */
 void probe_norm_back(tmx_probe *p, const float *x, const float *weight, probe_span s); /* d += back of d_wide */
+void probe_add_branch(tmx_probe *p, const float *weight, float *x, probe_span s);      /* branch, normed, added to x [N][n_embd] */
+void probe_branch_back(tmx_probe *p, const float *weight, probe_span s);               /* d by way of the norm of branch -> d_act */
 void probe_place_heads(tmx_probe *p, int32_t layer, probe_span s, bool has_q, bool has_kv);    /* wide -> q, k, v */
-void probe_gather_heads(tmx_probe *p, const attn_back *back, probe_span s);            /* d_q, d_kv -> d_act, turned back */
+/* d_q, d_kv -> d_act, turned back; where heads have norms, wide holds q, k, v before them. */
+void probe_gather_heads(tmx_probe *p, const attn_back *back, int32_t layer, probe_span s);
+void probe_gate_row(const tmx_probe *p, const float *gate, const float *up, void *gated, tmx_type type);       /* [n_ff] */
 void probe_gate(tmx_probe *p, probe_span s);                               /* wide -> gated */
 void probe_gate_back(tmx_probe *p, probe_span s);                          /* d_wide, wide -> d_act */
 void probe_convert_d(tmx_probe *p, probe_span s);                          /* d -> d_act */

@@ -2,6 +2,7 @@
 #include "base/pool.h"
 #include "gguf/blocks.h"
 #include "run/cpu_run.h"
+#include "run/heads.h"
 
 enum { ROWS_PER_TASK = 16 };
 
@@ -87,22 +88,6 @@ static void add_branch_rows(void *ctx, int32_t task, int32_t thread)
     }
 }
 
-void cpu_finish_heads(const tmx_session *s, int32_t layer, int32_t n_q_heads, int32_t n_kv_heads, float *heads)
-{
-    const cpu_run *r = s->state;
-    const model_layer *w = &s->model->layers[layer];
-    const tmx_model_info *m = &s->model->info;
-    const size_t head_dim = (size_t)m->head_dim;
-    if (w->bias != NULL) {
-        const float *bias = w->bias + (size_t)(m->n_heads - n_q_heads) * head_dim;     /* without q it begins at k's */
-        for (size_t i = 0; i < (size_t)(n_q_heads + 2 * n_kv_heads) * head_dim; i++) heads[i] += bias[i];
-    }
-    if (w->q_norm == NULL) return;
-    for (int32_t h = 0; h < n_q_heads + n_kv_heads; h++, heads += head_dim) {
-        r->rows->rmsnorm(heads, h < n_q_heads ? w->q_norm : w->k_norm, m->rms_eps, m->head_dim, heads, TMX_TYPE_F32);
-    }
-}
-
 /* Heads of the fused product: q turned into act.q, k turned and v as it is into the cache.  In the last layer the product
  * holds k and v only. */
 static void place_heads(void *ctx, int32_t task, int32_t thread)
@@ -122,7 +107,7 @@ static void place_heads(void *ctx, int32_t task, int32_t thread)
         const int32_t position = g->q_begin + row - g->row;
         const float *cos = cos_0 + (size_t)row * n_angles, *sin = sin_0 + (size_t)row * n_angles;
         float *head = r->act.qkv + (size_t)row * width;
-        cpu_finish_heads(s, c->layer, n_q_heads, m->n_kv_heads, head);
+        heads_finish(s->model, r->rows, c->layer, n_q_heads, m->n_kv_heads, true, head);
         char *q = act_row(r, r->act.q, row, (size_t)m->n_heads * head_dim);
         for (int32_t h = 0; h < n_q_heads; h++, head += head_dim, q += head_dim * type_bytes(r->act_type)) {
             r->rows->rope(head, cos, sin, m->n_rot, m->head_dim, m->rope, q, r->act_type);

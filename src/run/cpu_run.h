@@ -49,9 +49,6 @@ void cpu_place_heads(chunk *c);                        /* qkv -> q, KV cache (la
 void cpu_gate(chunk *c);                               /* gate_up -> gated */
 void cpu_add_branch(chunk *c, const float *weight);    /* branch -> added to x, normed */
 
-/* What a product gave for n_q_heads q heads and n_kv_heads k heads, ready for RoPE: biases added, heads normed, in place.
- * heads [n_q_heads + 2 n_kv_heads][head_dim]; either count may be 0, then so is what belongs to it. */
-void cpu_finish_heads(const tmx_session *s, int32_t layer, int32_t n_q_heads, int32_t n_kv_heads, float *heads);
 /* The gate of the family: [n_ff], [n_ff] -> gated [n_ff] */
 void cpu_gate_row(const tmx_session *s, const float *gate, const float *up, void *gated, tmx_type type);
 /* RoPE's angles of a position -> row `row` of cos and sin, and of window_cos and window_sin */

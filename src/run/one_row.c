@@ -2,6 +2,7 @@
  * layer that a prompt's first answer token needs.  activations.row is cut into named pieces here and nowhere else. */
 #include "attn/attn.h"
 #include "run/cpu_run.h"
+#include "run/heads.h"
 
 #include <assert.h>
 
@@ -70,7 +71,7 @@ void one_row_append(tmx_session *s, int32_t layer, const row_place *place, const
     const size_t head_dim = (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * head_dim;
     product(s, t->k, b.normed, b.kv, false);
     product(s, t->v, b.normed, b.kv + n_kv, false);
-    cpu_finish_heads(s, layer, 0, m->n_kv_heads, b.kv);
+    heads_finish(s->model, r->rows, layer, 0, m->n_kv_heads, true, b.kv);
     turn_heads(s, layer, m->n_kv_heads, place, b.kv);
     for (int32_t h = 0; h < m->n_kv_heads; h++) {
         const float *k = b.kv + (size_t)h * head_dim;
@@ -132,7 +133,7 @@ void one_row_layer(tmx_session *s, int32_t layer, const row_place *place, float 
     const row_buffers b = buffers(s);
     normed_row(s, w->attn_norm, x, b.normed);
     product(s, w->tensors->q, b.normed, b.q, false);
-    cpu_finish_heads(s, layer, m->n_heads, 0, b.q);
+    heads_finish(s->model, run_of(s)->rows, layer, m->n_heads, 0, true, b.q);
     turn_heads(s, layer, m->n_heads, place, b.q);
     attend(s, layer, place, &b);
     add_branch(s, w->tensors->attn_output, b.heads, w->attn_branch_norm, &b, x);

@@ -1,0 +1,140 @@
+/* test_probe_families.c - the probe on tiny models of every family: each cell's derivative by finite differences of the f64
+ * forward pass, added up over sections. */
+#include "tiny_family_f64.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { N = 14, TARGET = 5 };
+
+static const tmx_pattern sections = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 2, .n_window = 4, .n_last = 3 };
+
+/* Error of a sum relative to the layer's sum of absolute values; measured beside. */
+static const double f32_limit = 1e-5, bf16_limit = 0.1;        /* 1.9e-6, 0.019 */
+static double worst[2];
+
+static int section_of(int i, int j)
+{
+    tmx_pattern streaming = sections;
+    streaming.kind = TMX_PATTERN_STREAMING;
+    return pattern_is_visible(&streaming, N, i, j) ? 0 : pattern_is_visible(&sections, N, i, j) ? 1 : 2;
+}
+
+/* d logit / d theta of every pair of a layer, [N][N]. */
+static void finite_differences(const tf_model *m, const int32_t *tokens, int layer, double *cells)
+{
+    const double step = 1e-3;
+    double logits[TF_VOCAB];
+    for (int i = 0; i < N; i++) {
+        for (int j = 0; j <= i; j++) {
+            cells[i * N + j] = 0;
+            for (int sign = -1; sign <= 1; sign += 2) {
+                const tf_theta theta = { .layer = layer, .i = i, .j = j, .factor = 1 + sign * step };
+                tf_forward(&(tf_f64){ .m = m, .theta = &theta, .n = N, .n_ctx = N }, tokens, logits);
+                cells[i * N + j] += sign * logits[TARGET] / (2 * step);
+            }
+        }
+    }
+}
+
+static void check_layer(const tf_model *m, const double *cells, int layer, const tmx_probe_layer *found, bool is_f32)
+{
+    double abs_sums[3] = { 0 }, signed_sums[3] = { 0 };
+    for (int i = 0; i < N; i++) {
+        for (int j = 0; j <= i; j++) {
+            abs_sums[section_of(i, j)] += fabs(cells[i * N + j]);
+            signed_sums[section_of(i, j)] += cells[i * N + j];
+        }
+    }
+    const tmx_probe_sums *const sums[3] = { &found->streaming, &found->last, &found->middle };
+    const double size = abs_sums[0] + abs_sums[1] + abs_sums[2];
+    for (int s = 0; s < 3; s++) {
+        const double error = fmax(fabs(sums[s]->theta_abs - abs_sums[s]), fabs(sums[s]->theta_signed - signed_sums[s])) / size;
+        if (!(error <= (is_f32 ? f32_limit : bf16_limit))) {
+            fail_msg("%s, layer %d, section %d: theta_abs %.6g, signed %.6g; finite differences %.6g, %.6g", m->spec->name, layer, s,
+                     sums[s]->theta_abs, sums[s]->theta_signed, abs_sums[s], signed_sums[s]);
+        }
+        worst[is_f32] = fmax(worst[is_f32], error);
+    }
+}
+
+static void probe(const tf_model *m, const int32_t *tokens, tmx_compute compute, int32_t n_threads, tmx_probe_layer *layers)
+{
+    tmx_error err;
+    tmx_pool *pool;
+    tmx_model *model;
+    tmx_probe *probe;
+    assert_int_equal(tmx_pool_create(&pool, n_threads, &err), TMX_OK);
+    if (tmx_model_open(&model, m->path, &(tmx_model_params){ .compute = compute }, pool, &err) != TMX_OK) fail_msg("%s", err.text);
+    const tmx_probe_params params = { .n_tokens = N, .sections = { sections.n_sink, sections.n_window, sections.n_last } };
+    if (tmx_probe_create(&probe, model, pool, &params, &err) != TMX_OK) fail_msg("%s: %s", m->spec->name, err.text);
+    if (tmx_probe_run(probe, tokens, N, TARGET, layers, NULL, &err) != TMX_OK) fail_msg("%s: %s", m->spec->name, err.text);
+    tmx_probe_free(probe);
+    tmx_model_close(model);
+    tmx_pool_free(pool);
+}
+
+static void every_family_matches_finite_differences(void **state)
+{
+    (void)state;
+    int32_t tokens[N];
+    tf_tokens(tokens, N);
+    static double cells[N * N];
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        tf_model m;
+        tmx_probe_layer exact[8], threaded[8], rounded[8];
+        tf_spec spec = tf_specs[i];
+        if (spec.n_window > 0 && spec.window_period == 0) continue;    /* the next test's */
+        if (spec.scaling == TF_LINEAR || spec.scaling == TF_DIVISORS) continue;        /* only other frequencies */
+        if (spec.n_window > 0) spec.n_window = 6;                      /* cuts through every section */
+        tf_create(&m, &spec);
+        probe(&m, tokens, TMX_COMPUTE_F32, 1, exact);
+        probe(&m, tokens, TMX_COMPUTE_F32, 3, threaded);
+        probe(&m, tokens, TMX_COMPUTE_BF16, 1, rounded);
+        assert_memory_equal(exact, threaded, sizeof *exact * (size_t)spec.n_layers);
+        for (int l = 0; l < spec.n_layers; l++) {
+            finite_differences(&m, tokens, l, cells);
+            check_layer(&m, cells, l, &exact[l], true);
+            check_layer(&m, cells, l, &rounded[l], false);
+        }
+        tf_free(&m);
+    }
+}
+
+static void a_model_of_windows_only_is_refused(void **state)
+{
+    (void)state;
+    tf_model m;
+    tmx_error err;
+    tmx_pool *pool;
+    tmx_model *model;
+    tmx_probe *probe;
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        if (strcmp(tf_specs[i].name, "mistral") == 0) tf_create(&m, &tf_specs[i]);
+    }
+    assert_int_equal(tmx_pool_create(&pool, 1, &err), TMX_OK);
+    assert_int_equal(tmx_model_open(&model, m.path, NULL, pool, &err), TMX_OK);
+    assert_int_equal(tmx_probe_create(&probe, model, pool, NULL, &err), TMX_E_UNSUPPORTED);
+    assert_string_equal(err.text, "probe: every layer of this model has a sliding window of 32 tokens of its own; there is none to choose");
+    tmx_model_close(model);
+    tmx_pool_free(pool);
+    tf_free(&m);
+}
+
+static int report(void **state)
+{
+    (void)state;
+    printf("# worst error: f32 %.2g of %.2g, bf16 %.2g of %.2g\n", worst[1], f32_limit, worst[0], bf16_limit);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_family_matches_finite_differences),
+        cmocka_unit_test(a_model_of_windows_only_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, report);
+}
