@@ -31,6 +31,14 @@ static int open_target(plan_target *t, const plan_options *o)
     return 0;
 }
 
+/* What a layer runs: the plan's pattern, or the model's own window. */
+static tmx_pattern pattern_of(const tmx_plan *plan, int32_t layer)
+{
+    const int32_t n_own = tmx_plan_own_window(plan, layer);
+    if (n_own == 0) return *tmx_plan_layer(plan, layer);
+    return (tmx_pattern){ .kind = TMX_PATTERN_STREAMING, .n_sink = 0, .n_window = n_own, .n_last = 0 };
+}
+
 static bool is_same(const tmx_pattern *a, const tmx_pattern *b)
 {
     if (a->kind != b->kind) return false;
@@ -43,17 +51,21 @@ static void print_layers(const tmx_plan *plan)
     const int32_t n_layers = tmx_plan_n_layers(plan);
     printf("%-12s %-10s %8s %8s %8s\n", "layers", "pattern", "sink", "window", "last");
     for (int32_t first = 0, end; first < n_layers; first = end) {
-        const tmx_pattern *p = tmx_plan_layer(plan, first);
+        const tmx_pattern p = pattern_of(plan, first);
+        const bool is_own = tmx_plan_own_window(plan, first) > 0;
         char range[32];
-        for (end = first + 1; end < n_layers && is_same(p, tmx_plan_layer(plan, end));) end++;
+        for (end = first + 1; end < n_layers && (tmx_plan_own_window(plan, end) > 0) == is_own; end++) {
+            const tmx_pattern next = pattern_of(plan, end);
+            if (!is_same(&p, &next)) break;
+        }
         if (end - first == 1) snprintf(range, sizeof range, "%d", first);
         else snprintf(range, sizeof range, "%d-%d", first, end - 1);
-        if (p->kind == TMX_PATTERN_DENSE) {
-            printf("%-12s %s\n", range, tmx_pattern_name(p->kind));
+        if (p.kind == TMX_PATTERN_DENSE) {
+            printf("%-12s %s\n", range, tmx_pattern_name(p.kind));
             continue;
         }
-        printf("%-12s %-10s %8d %8d", range, tmx_pattern_name(p->kind), p->n_sink, p->n_window);
-        if (p->kind == TMX_PATTERN_TRIANGLE) printf(" %8d", p->n_last);
+        printf("%-12s %-10s %8d %8d", range, is_own ? "own window" : tmx_pattern_name(p.kind), p.n_sink, p.n_window);
+        if (p.kind == TMX_PATTERN_TRIANGLE) printf(" %8d", p.n_last);
         putchar('\n');
     }
 }
@@ -61,12 +73,12 @@ static void print_layers(const tmx_plan *plan)
 /* Pairs over all layers; prefill needs only the last row of the last layer. */
 static double count_pairs(const tmx_plan *plan, int32_t n_prompt, bool is_dense)
 {
-    static const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE, .n_window = 1 };
     const int32_t n_layers = tmx_plan_n_layers(plan);
     double n = 0;
     for (int32_t layer = 0; layer < n_layers; layer++) {
-        const tmx_pattern *p = is_dense ? &dense : tmx_plan_layer(plan, layer);
-        n += (double)tmx_pattern_pairs(p, n_prompt, layer == n_layers - 1 ? n_prompt - 1 : 0, n_prompt);
+        tmx_pattern p = pattern_of(plan, layer);
+        if (is_dense && tmx_plan_own_window(plan, layer) == 0) p.kind = TMX_PATTERN_DENSE;     /* what the model runs without a plan */
+        n += (double)tmx_pattern_pairs(&p, n_prompt, layer == n_layers - 1 ? n_prompt - 1 : 0, n_prompt);
     }
     return n;
 }

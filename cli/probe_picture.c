@@ -42,7 +42,7 @@ static void print_facts(FILE *out, const tmx_probe_report *report, const tmx_mod
 
 void print_probe_table(FILE *out, const tmx_probe_report *report, const tmx_model_info *info)
 {
-    const int32_t n = tmx_probe_report_n_layers(report);
+    const int32_t n = tmx_probe_report_n_layers(report), n_ranked = tmx_probe_report_n_ranked(report);
     if (tmx_probe_report_n_samples(report) == 0) return;
     print_facts(out, report, info);
     int32_t *order = malloc((size_t)n * sizeof *order);
@@ -57,10 +57,12 @@ void print_probe_table(FILE *out, const tmx_probe_report *report, const tmx_mode
         const tmx_probe_layer *m = tmx_probe_report_layer(report, l);
         int32_t rank = 0;
         while (order[rank] != l) rank++;
-        fprintf(out, "%5d  %10.3g %10.3g %10.3g   %10.3g %10.3g %10.3g   %d\n", l, m->middle.theta_abs, m->last.theta_abs,
-                m->streaming.theta_abs, m->middle.attention, m->last.attention, m->streaming.attention, rank + 1);
+        fprintf(out, "%5d  %10.3g %10.3g %10.3g   %10.3g %10.3g %10.3g   ", l, m->middle.theta_abs, m->last.theta_abs,
+                m->streaming.theta_abs, m->middle.attention, m->last.attention, m->streaming.attention);
+        if (rank < n_ranked) fprintf(out, "%d\n", rank + 1);
+        else fprintf(out, "own window\n");
     }
-    print_order(out, order, n);
+    print_order(out, order, n_ranked);
     free(order);
 }
 

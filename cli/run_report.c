@@ -110,7 +110,9 @@ static void print_run_facts(const runner *r, const timed_run *run)
     print_fact("prefill", line);
     if (!r->options->is_verbose) return;
     for (int32_t i = 0; i < tmx_plan_n_layers(run->plan); i++) {
-        snprintf(line, sizeof line, "%3d  %-10s %8.1f ms", i, tmx_pattern_name(tmx_plan_layer(run->plan, i)->kind),
+        const bool is_own = tmx_plan_own_window(run->plan, i) > 0;
+        snprintf(line, sizeof line, "%3d  %-10s %8.1f ms", i,
+                 is_own ? "own window" : tmx_pattern_name(tmx_plan_layer(run->plan, i)->kind),
                  run->layer_attention_ms[i]);
         print_fact(i == 0 ? "attention" : "", line);
     }

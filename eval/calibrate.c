@@ -347,9 +347,11 @@ tmx_status calibrate(calibration *result, const tmx_model *model, tmx_pool *pool
 {
     const tmx_model_info *info = tmx_model_info_get(model);
     TRY(check_params(params, info->n_layers, err));
-    bench b = { .params = params, .model = model, .n_layers = info->n_layers, .n_vocab = info->n_vocab, .err = err };
-    int32_t n_candidates = 1 + N_BEYOND + (params->curve_step > 0 ? info->n_layers / params->curve_step : 0);
-    for (int32_t n = info->n_layers; n > 0; n /= 2) n_candidates++;
+    int32_t n_changeable = 0;                          /* an order has the others behind these */
+    for (int32_t l = 0; l < info->n_layers; l++) n_changeable += !tmx_model_layer_has_window(info, l);
+    bench b = { .params = params, .model = model, .n_layers = n_changeable, .n_vocab = info->n_vocab, .err = err };
+    int32_t n_candidates = 1 + N_BEYOND + (params->curve_step > 0 ? n_changeable / params->curve_step : 0);
+    for (int32_t n = n_changeable; n > 0; n /= 2) n_candidates++;
     b.n_total = n_candidates * params->n_samples;
     calibration found = { .kind = params->kind, .n_samples = params->n_samples, .n_tokens = params->n_tokens };
     const tmx_status status = run_bench(&b, pool, &found);

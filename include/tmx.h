@@ -489,6 +489,8 @@ TMX_API const tmx_probe_settings *tmx_probe_report_settings(const tmx_probe_repo
 /* Changes how many samples are asked for. */
 TMX_API tmx_status tmx_probe_report_set_n_samples(tmx_probe_report *report, int32_t n_samples, tmx_error *err);
 TMX_API int32_t tmx_probe_report_n_layers(const tmx_probe_report *report);
+/* Layers without a sliding window of the model's own: those that a plan can change, and an order ranks. */
+TMX_API int32_t tmx_probe_report_n_ranked(const tmx_probe_report *report);
 TMX_API int32_t tmx_probe_report_n_samples(const tmx_probe_report *report);                    /* run so far */
 TMX_API int32_t tmx_probe_report_n_correct(const tmx_probe_report *report);
 TMX_API int32_t tmx_probe_report_n_used(const tmx_probe_report *report);                       /* in the means */
@@ -504,7 +506,8 @@ typedef enum tmx_probe_order {     /* which layer becomes triangle first; ties: 
     TMX_ORDER_WORST,               /* largest theta_abs of the Middle section */
 } tmx_probe_order;
 
-/* layers [n_layers].  TMX_E_ARG for a report without a sample used. */
+/* layers [n_layers]: the n_ranked layers in order, behind them those that are not ranked, last first.  TMX_E_ARG for a report
+ * without a sample used. */
 TMX_API tmx_status tmx_probe_report_order(const tmx_probe_report *report, tmx_probe_order order, uint64_t seed, int32_t *layers,
                                           tmx_error *err);
 /* The first n_layers of the order triangle, the others dense, sizes at their defaults; the note says how it was chosen. */

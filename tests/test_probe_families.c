@@ -123,6 +123,46 @@ static void a_model_of_windows_only_is_refused(void **state)
     tf_free(&m);
 }
 
+static void own_windows_are_not_ranked(void **state)
+{
+    (void)state;
+    tmx_error err;
+    tmx_probe_report *report, *again;
+    tmx_plan *plan;
+    char path[] = "/tmp/tmx-probe-XXXXXX", fingerprint[65];
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0 && close(fd) == 0);
+    memset(fingerprint, 'a', 64);
+    fingerprint[64] = '\0';
+    tmx_model_info info = { .architecture = "gemma3", .name = "tiny", .fingerprint = fingerprint, .n_layers = 14, .n_window = 32, .window_period = 6 };
+    const tmx_probe_settings settings = { .source = "test", .sections = { 2, 4, 3 }, .n_tokens = N, .n_samples = 1, .compute = TMX_COMPUTE_F32 };
+    tmx_probe_layer layers[14] = { 0 };
+    layers[11].middle.theta_abs = 1;
+    assert_int_equal(tmx_probe_report_create(&report, &info, &settings, &err), TMX_OK);
+    assert_int_equal(tmx_probe_report_add(report, &(tmx_probe_sample){ .n_tokens = N }, layers, &err), TMX_OK);
+    assert_int_equal(tmx_probe_report_n_ranked(report), 2);
+    int32_t order[14];
+    for (int kind = TMX_ORDER_GRADIENT; kind <= TMX_ORDER_WORST; kind++) {
+        assert_int_equal(tmx_probe_report_order(report, (tmx_probe_order)kind, 1, order, &err), TMX_OK);
+        assert_int_equal(order[0] + order[1], 5 + 11);
+        if (kind == TMX_ORDER_GRADIENT || kind == TMX_ORDER_SHALLOWEST) assert_int_equal(order[0], 5);
+        if (kind == TMX_ORDER_WORST || kind == TMX_ORDER_DEEPEST) assert_int_equal(order[0], 11);
+    }
+    assert_int_equal(tmx_probe_report_plan(&plan, report, &info, TMX_ORDER_GRADIENT, 0, 2, &err), TMX_OK);
+    tmx_plan_free(plan);
+    assert_int_equal(tmx_probe_report_plan(&plan, report, &info, TMX_ORDER_GRADIENT, 0, 3, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "plan: 3 layers, a plan can change 2 of this model's 14 (the others have a window of their own)");
+    assert_int_equal(tmx_probe_report_save(report, path, &err), TMX_OK);
+    if (tmx_probe_report_open(&again, path, &info, &err) != TMX_OK) fail_msg("%s", err.text);
+    assert_int_equal(tmx_probe_report_n_ranked(again), 2);
+    tmx_probe_report_free(again);
+    info.window_period = 3;
+    assert_int_equal(tmx_probe_report_open(&again, path, &info, &err), TMX_E_FORMAT);
+    assert_non_null(strstr(err.text, "own_window"));
+    unlink(path);
+    tmx_probe_report_free(report);
+}
+
 static int report(void **state)
 {
     (void)state;
@@ -135,6 +175,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_family_matches_finite_differences),
         cmocka_unit_test(a_model_of_windows_only_is_refused),
+        cmocka_unit_test(own_windows_are_not_ranked),
     };
     return cmocka_run_group_tests(tests, NULL, report);
 }

@@ -51,6 +51,8 @@ tmx_status tmx_probe_report_create(tmx_probe_report **report, const tmx_model_in
     }
     TRY(probe_report_new(report, info->n_layers, settings, err));
     (*report)->model = model_tag_of(info);
+    (*report)->n_own_window = info->n_window;
+    (*report)->own_period = info->window_period;
     return TMX_OK;
 }
 
@@ -64,6 +66,18 @@ void tmx_probe_report_free(tmx_probe_report *report)
 
 const tmx_probe_settings *tmx_probe_report_settings(const tmx_probe_report *report) { return &report->settings; }
 int32_t tmx_probe_report_n_layers(const tmx_probe_report *report) { return report->n_layers; }
+static bool is_ranked(const tmx_probe_report *r, int32_t layer)
+{
+    return r->n_own_window == 0 || (r->own_period > 0 && (layer + 1) % r->own_period == 0);
+}
+
+int32_t tmx_probe_report_n_ranked(const tmx_probe_report *report)
+{
+    int32_t n = 0;
+    for (int32_t l = 0; l < report->n_layers; l++) n += is_ranked(report, l);
+    return n;
+}
+
 int32_t tmx_probe_report_n_samples(const tmx_probe_report *report) { return report->n_samples; }
 int32_t tmx_probe_report_n_correct(const tmx_probe_report *report) { return report->n_correct; }
 int32_t tmx_probe_report_n_used(const tmx_probe_report *report) { return report->n_used; }
@@ -186,8 +200,11 @@ tmx_status tmx_probe_report_order(const tmx_probe_report *r, tmx_probe_order ord
         return refuse(err, TMX_E_ARG, "probe order: %d, expected %d..%d", (int)order, TMX_ORDER_GRADIENT, TMX_ORDER_WORST);
     }
     if (r->n_used == 0) return refuse(err, TMX_E_ARG, "probe report: no sample in it leads to no order of layers");
-    const int32_t n = r->n_layers;
-    for (int32_t i = 0; i < n; i++) layers[i] = order == TMX_ORDER_SHALLOWEST ? i : n - 1 - i;
+    int32_t n = 0, behind = tmx_probe_report_n_ranked(r);
+    for (int32_t i = 0; i < r->n_layers; i++) {
+        const int32_t layer = order == TMX_ORDER_SHALLOWEST ? i : r->n_layers - 1 - i;
+        layers[is_ranked(r, layer) ? n++ : behind++] = layer;
+    }
     for (int32_t i = n - 1; order == TMX_ORDER_RANDOM && i > 0; i--) {
         const int32_t k = (int32_t)(next_random(&seed) % (uint64_t)(i + 1)), swap = layers[i];
         layers[i] = layers[k];
@@ -231,6 +248,10 @@ tmx_status tmx_probe_report_plan(tmx_plan **plan, const tmx_probe_report *r, con
     if (plan == NULL || r == NULL || info == NULL) return refuse(err, TMX_E_ARG, "tmx_probe_report_plan: NULL argument");
     if (n_layers < 0 || n_layers > r->n_layers) {
         return refuse(err, TMX_E_ARG, "plan: %d layers of a model of %d", n_layers, r->n_layers);
+    }
+    if (n_layers > tmx_probe_report_n_ranked(r)) {
+        return refuse(err, TMX_E_ARG, "plan: %d layers, a plan can change %d of this model's %d (the others have a window of their own)",
+                      n_layers, tmx_probe_report_n_ranked(r), r->n_layers);
     }
     const strict_reader reader = { .file = "probe report", .what = "probe report", .err = err };
     TRY(model_tag_check(&reader, &r->model, r->n_layers, info));

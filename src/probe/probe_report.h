@@ -11,6 +11,7 @@ enum { PROBE_FILE_MAX_BYTES = 1 << 24, PROBE_MAX_SAMPLES = 100000 };
 struct tmx_probe_report {
     model_tag model;
     int32_t n_layers;
+    int32_t n_own_window, own_period;      /* of the model, see tmx_model_info */
     tmx_probe_settings settings;   /* sections filled in */
     int32_t n_samples, n_correct, n_used, cap_samples;
     tmx_probe_sample *samples;     /* [n_samples] */

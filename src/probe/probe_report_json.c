@@ -167,11 +167,11 @@ static tmx_status check_order(const strict_reader *r, json_t *root, const tmx_pr
 {
     json_t *order;
     TRY(strict_get_typed(r, root, "order", JSON_ARRAY, "an array", &order));
-    const size_t n = json_array_size(order), n_expected = report->n_used == 0 ? 0 : (size_t)report->n_layers;
+    const size_t n = json_array_size(order), n_expected = report->n_used == 0 ? 0 : (size_t)tmx_probe_report_n_ranked(report);
     if (n != n_expected) return strict_refuse_field(r, "order", "%zu entries, expected %zu", n, n_expected);
     if (n == 0) return TMX_OK;
-    int32_t *layers = mem_alloc(n, sizeof *layers);
-    if (layers == NULL) return refuse(r->err, TMX_E_MEMORY, "%s: no memory for %zu layers", r->file, n);
+    int32_t *layers = mem_alloc((size_t)report->n_layers, sizeof *layers);
+    if (layers == NULL) return refuse(r->err, TMX_E_MEMORY, "%s: no memory for %d layers", r->file, report->n_layers);
     tmx_status status = tmx_probe_report_order(report, TMX_ORDER_GRADIENT, 0, layers, r->err);
     for (size_t i = 0; i < n && status == TMX_OK; i++) {
         const json_t *value = json_array_get(order, i);
@@ -184,10 +184,22 @@ static tmx_status check_order(const strict_reader *r, json_t *root, const tmx_pr
     return status;
 }
 
+/* The fields are there where the model has windows of its own. */
+static tmx_status read_own_window(const strict_reader *r, json_t *root, const tmx_model_info *info, tmx_probe_report *report)
+{
+    if (strict_find(root, "own_window") != NULL) {
+        TRY(strict_get_count(r, root, "own_window", 1, &report->n_own_window));
+        TRY(strict_get_count(r, root, "own_period", 1, &report->own_period));
+    }
+    if (info == NULL || (report->n_own_window == info->n_window && report->own_period == info->window_period)) return TMX_OK;
+    return strict_refuse_field(r, "own_window", "%d, the model's is %d in all but every layer %d", report->n_own_window, info->n_window,
+                               info->window_period);
+}
+
 static tmx_status read_report(const strict_reader *r, json_t *root, const tmx_model_info *info, tmx_probe_report **made)
 {
     static const char *const known[] = { "format", "version", "model", "settings", "n_samples", "n_correct", "n_used", "order",
-                                         "layers", "samples", NULL };
+                                         "layers", "samples", "own_window", "own_period", NULL };
     model_tag tag = { .name = "", .fingerprint = "" };
     int32_t n_layers = 0;
     tmx_probe_settings settings;
@@ -205,6 +217,7 @@ static tmx_status read_report(const strict_reader *r, json_t *root, const tmx_mo
     if (status == TMX_E_ARG) return refuse(r->err, TMX_E_FORMAT, "%s: field \"settings\": %.160s", r->file, why.text);
     if (status != TMX_OK) return refuse(r->err, status, "%s", why.text);
     (*made)->model = tag;
+    TRY(read_own_window(r, root, info, *made));
     TRY(read_samples(r, root, *made));
     TRY(read_layers(r, root, *made));
     return check_order(r, root, *made);
@@ -294,7 +307,9 @@ static json_t *order_to_json(const tmx_probe_report *report)
     int32_t *layers = mem_alloc((size_t)report->n_layers, sizeof *layers);
     bool is_whole = array != NULL && layers != NULL;
     if (is_whole) is_whole = tmx_probe_report_order(report, TMX_ORDER_GRADIENT, 0, layers, NULL) == TMX_OK;
-    for (int32_t i = 0; i < report->n_layers && is_whole; i++) is_whole = json_array_append_new(array, json_integer(layers[i])) == 0;
+    for (int32_t i = 0; i < tmx_probe_report_n_ranked(report) && is_whole; i++) {
+        is_whole = json_array_append_new(array, json_integer(layers[i])) == 0;
+    }
     mem_free(layers);
     if (is_whole) return array;
     json_decref(array);
@@ -319,6 +334,10 @@ static json_t *report_to_json(const tmx_probe_report *report)
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         is_whole &= json_object_set_new(root, fields[i].key, fields[i].value) == 0;
+    }
+    if (report->n_own_window > 0) {
+        is_whole &= json_object_set_new(root, "own_window", json_integer(report->n_own_window)) == 0;
+        is_whole &= json_object_set_new(root, "own_period", json_integer(report->own_period)) == 0;
     }
     if (is_whole) return root;
     json_decref(root);
