@@ -175,6 +175,7 @@ typedef struct tmx_model_info {
     int32_t n_window;                      /* what the model's own sliding-window layers see, the token itself counted;
                                               0: there are none */
     int32_t window_period;                 /* layer l has no window where (l + 1) % window_period == 0; 0: all have it */
+    int32_t n_experts, n_experts_used;     /* of a layer, and of those for one token; n_ff is that of an expert.  0: none */
 } tmx_model_info;
 
 /* Has the layer a sliding window of the model's own?  A plan cannot change such a layer. */

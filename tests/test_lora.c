@@ -418,7 +418,7 @@ static void wrong_adapters_are_refused(void **state)
           .tensors = { { "output.weight.lora_a", 4, TINY_EMBD, 0, 0 }, { "output.weight.lora_b", TINY_VOCAB, 4, 0, 0 } } },
         { TMX_E_UNSUPPORTED, "tensor token_embd.weight.lora_a: an adapter of the token embedding is not supported",
           .tensors = { { "token_embd.weight.lora_a", 4, TINY_EMBD, 0, 0 }, { "token_embd.weight.lora_b", TINY_VOCAB, 4, 0, 0 } } },
-        { TMX_E_UNSUPPORTED, "tensor output_norm.weight.lora_a: the model's tensor is a vector, only matrices can be adapted",
+        { TMX_E_UNSUPPORTED, "tensor output_norm.weight.lora_a: the model's tensor is no matrix, and only matrices can be adapted",
           .tensors = { { "output_norm.weight.lora_a", 4, TINY_EMBD, 0, 0 }, { "output_norm.weight.lora_b", 1, 4, 0, 0 } } },
         { TMX_E_FORMAT, "tensor " A ": shape [4][47], expected [rank][48] (the model's tensor is [48][48])",
           .tensors = { { A, 4, TINY_EMBD - 1, 0, 0 }, RIGHT_B } },

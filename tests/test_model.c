@@ -263,20 +263,20 @@ static void architectures_are_checked(void **state)
           "architecture 'jais' is not supported: it needs learned positions or ALiBi instead of RoPE" },
         { AS_TEXT("general.architecture", "qwen2"), TMX_E_FORMAT, "key 'qwen2.block_count' is missing" },
         { AS_TEXT("general.architecture", "llam"), TMX_E_UNSUPPORTED,
-          "architecture 'llam' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)" },
+          "architecture 'llam' is not supported (supported: llama, qwen2, qwen3, qwen3moe, gemma3, phi3)" },
         { AS_TEXT("general.architecture", ""), TMX_E_UNSUPPORTED,
-          "architecture '' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)" },
+          "architecture '' is not supported (supported: llama, qwen2, qwen3, qwen3moe, gemma3, phi3)" },
         { AS_TEXT("general.architecture", "\033[2J\n%s"), TMX_E_UNSUPPORTED,
-          "architecture '?[2J?%s' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)" },
+          "architecture '?[2J?%s' is not supported (supported: llama, qwen2, qwen3, qwen3moe, gemma3, phi3)" },
         { AS_U32("general.architecture", 1), TMX_E_FORMAT, "key 'general.architecture': type u32, expected string" },
         { NONE("general.architecture"), TMX_E_FORMAT, "key 'general.architecture' is missing" },
     };
     expect_lies(lies, sizeof lies / sizeof lies[0]);
     enum { LONG = 1 << 20 };
-    char *name = malloc(LONG + 1), text[128];
+    char *name = malloc(LONG + 1), text[192];
     memset(name, 'x', LONG);
     name[LONG] = '\0';
-    snprintf(text, sizeof text, "architecture '%.47s' is not supported (supported: llama, qwen2, qwen3, gemma3, phi3)", name);
+    snprintf(text, sizeof text, "architecture '%.47s' is not supported (supported: llama, qwen2, qwen3, qwen3moe, gemma3, phi3)", name);
     expect_part(&(part)AS_TEXT("general.architecture", name), TMX_E_UNSUPPORTED, text);
     free(name);
 }

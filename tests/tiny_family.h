@@ -43,6 +43,7 @@ static const tf_spec tf_specs[] = {
     { "gemma3-linear", "gemma3", 7, 4, 1, 16, 16, 1e6, 8, TF_LINEAR, .is_tied = true, .has_head_norms = true,
       .has_branch_norms = true, .is_gelu = true, .n_window = TF_WINDOW, .window_period = 6, .window_base = 1e4 },
     { "phi3", "phi3", 3, 3, 1, 16, 16, 1e4, 1, .is_fused = true, .n_window = TF_WINDOW },
+    { "qwen3moe", "qwen3moe", 3, 6, 2, 16, 16, 1e6, 1, .has_head_norms = true, .n_experts = 6, .n_used = 2, .n_ff_expert = 24 },
     { "phi3-long", "phi3", 3, 3, 1, 16, 12, 1e4, 1, TF_LONG, .is_fused = true, .is_tied = true },
 };
 enum { TF_N_SPECS = sizeof tf_specs / sizeof tf_specs[0] };

@@ -5,10 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const model_family model_family_gemma3, model_family_llama, model_family_phi3, model_family_qwen2, model_family_qwen3;
+extern const model_family model_family_gemma3, model_family_llama, model_family_phi3, model_family_qwen2, model_family_qwen3,
+    model_family_qwen3moe;
 
 static const model_family *const families[] = {
-    &model_family_llama, &model_family_qwen2, &model_family_qwen3, &model_family_gemma3, &model_family_phi3,
+    &model_family_llama, &model_family_qwen2, &model_family_qwen3, &model_family_qwen3moe, &model_family_gemma3, &model_family_phi3,
 };
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
@@ -28,7 +29,7 @@ static const struct { const char *feature, *names[24]; } missing[] = {
     { "attention sinks that are learned", { "gpt-oss" } },
     { "per-layer embeddings and shared caches", { "gemma3n", "gemma4" } },
     { "mixture of experts as this family routes it",
-      { "qwen2moe", "qwen3moe", "deepseek", "dbrx", "arctic", "olmoe", "phimoe", "granitemoe", "glm4moe", "ernie4_5-moe",
+      { "qwen2moe", "deepseek", "dbrx", "arctic", "olmoe", "phimoe", "granitemoe", "glm4moe", "ernie4_5-moe",
         "bailingmoe", "bailingmoe2", "hunyuan-moe", "llama4", "minimax-m2", "dots1", "grovemoe", "smallthinker", "afmoe",
         "exaone-moe", "llada-moe", "mimo2", "step35" } },
     { "diffusion instead of one token after another", { "dream", "llada", "rnd1" } },
@@ -71,7 +72,7 @@ tmx_status model_family_find(const tmx_file *file, const model_family **family, 
 
 const char *model_shape_feature(const model_shape *s)
 {
-    return s->n_window > 0 ? "sliding-window layers" : s->has_head_norms ? "norms of q and k heads"
+    return s->n_experts > 0 ? "experts" : s->n_window > 0 ? "sliding-window layers" : s->has_head_norms ? "norms of q and k heads"
          : s->has_branch_norms ? "norms of what a layer adds" : s->has_qkv_bias ? "biases of q, k and v"
          : s->gate != GATE_SILU ? "a GELU gate" : s->embedding_scale != 0 ? "scaled embeddings"
          : s->score_scale != 0 ? "attention scores of another scale" : s->scaling.kind == ROPE_LONG ? "LongRoPE"

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 /* Far above every model there is; small enough that no product of two of them overflows 64 bits. */
 enum { MAX_LAYERS = 1024, MAX_EMBD = 1 << 18, MAX_HEADS = 1024, MAX_HEAD_DIM = 2 * ROPE_MAX_PAIRS, MAX_FF = 1 << 20, MAX_CTX = 1 << 27 };
@@ -95,7 +96,7 @@ tmx_status family_read_common(const tmx_file *file, const char *architecture, mo
     }
     const bool has_divisors = gguf_tensor_find(file, ROPE_DIVISORS_LONG) != NULL;
     TRY(rope_scaling_read(file, architecture, s->n_ctx_train, has_divisors, &s->scaling, err));
-    return refuse_experts(&r);
+    return s->n_experts > 0 ? TMX_OK : refuse_experts(&r);
 }
 
 tmx_status family_read_window(const tmx_file *file, const char *architecture, model_shape *s, tmx_error *err)
@@ -122,18 +123,15 @@ void tensor_shape_text(char text[64], int32_t n_dims, const int64_t *shape)
     for (int32_t i = 0; i < n_dims && at < 48; i++) at += (size_t)snprintf(text + at, 64 - at, "[%lld]", (long long)shape[i]);
 }
 
-static tmx_status find_tensor(const tmx_file *file, model_tensors *t, const char *name, int64_t n_out, int64_t n_in,
+static tmx_status find_shaped(const tmx_file *file, model_tensors *t, const char *name, int32_t n_dims, const int64_t *expected,
                               const gguf_tensor **found, tmx_error *err)
 {
     const gguf_tensor *tensor = gguf_tensor_find(file, name);
     if (tensor == NULL) return refuse(err, TMX_E_FORMAT, "%s: tensor %s is missing", gguf_label(file), name);
-    const int64_t expected[2] = { n_out, n_in };
-    const int32_t n_dims = n_out == VECTOR ? 1 : 2;
-    const bool is_right = tensor->n_dims == n_dims && tensor->shape[n_dims - 1] == n_in && (n_dims == 1 || tensor->shape[0] == n_out);
-    if (!is_right) {
+    if (tensor->n_dims != n_dims || memcmp(tensor->shape, expected, (size_t)n_dims * sizeof *expected) != 0) {
         char have[64], want[64];
         tensor_shape_text(have, tensor->n_dims, tensor->shape);
-        tensor_shape_text(want, n_dims, expected + 2 - n_dims);
+        tensor_shape_text(want, n_dims, expected);
         return refuse(err, TMX_E_FORMAT, "%s: tensor %s: shape %s, expected %s from the hyper-parameters",
                       gguf_label(file), name, have, want);
     }
@@ -145,6 +143,13 @@ static tmx_status find_tensor(const tmx_file *file, model_tensors *t, const char
     t->is_used[tensor - gguf_tensor_at(file, 0)] = true;
     *found = tensor;
     return TMX_OK;
+}
+
+static tmx_status find_tensor(const tmx_file *file, model_tensors *t, const char *name, int64_t n_out, int64_t n_in,
+                              const gguf_tensor **found, tmx_error *err)
+{
+    const int64_t expected[2] = { n_out, n_in };
+    return find_shaped(file, t, name, n_out == VECTOR ? 1 : 2, n_out == VECTOR ? expected + 1 : expected, found, err);
 }
 
 tmx_status family_find_layer(const tmx_file *file, model_tensors *t, int32_t layer, const char *name,
@@ -183,19 +188,40 @@ tmx_status family_find_head_norms(const tmx_file *file, model_tensors *t, int32_
     return family_find_layer(file, t, l, "attn_k_norm.weight", VECTOR, t->shape.head_dim, &t->layers[l].k_norm, err);
 }
 
+tmx_status family_find_experts(const tmx_file *file, model_tensors *t, int32_t l, tmx_error *err)
+{
+    const model_shape *s = &t->shape;
+    static const char *const names[3] = { "gate", "up", "down" };
+    layer_tensors *layer = &t->layers[l];
+    TRY(family_find_layer(file, t, l, "ffn_gate_inp.weight", s->n_experts, s->n_embd, &layer->router, err));
+    layer->experts = &t->parts[t->n_parts];
+    for (int i = 0; i < 3; i++) {
+        const int64_t expected[3] = { s->n_experts, i < 2 ? s->n_ff : s->n_embd, i < 2 ? s->n_embd : s->n_ff };
+        const gguf_tensor *stack;
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.ffn_%s_exps.weight", l, names[i]);
+        TRY(find_shaped(file, t, name, 3, expected, &stack, err));
+        for (int32_t e = 0; e < s->n_experts; e++) family_take_rows(t, stack, e * expected[1], expected[1]);
+    }
+    return TMX_OK;
+}
+
 const gguf_tensor *family_take_rows(model_tensors *t, const gguf_tensor *whole, int64_t begin, int64_t n)
 {
-    assert(t->n_parts < PARTS_PER_LAYER * t->shape.n_layers && begin + n <= whole->shape[0]);
+    assert(t->n_parts < t->max_parts);
     tensor_rows *part = &t->parts[t->n_parts++];
     *part = (tensor_rows){ .rows = *whole, .whole = whole, .begin = begin };
+    part->rows.n_dims = 2;
     part->rows.shape[0] = n;
+    part->rows.shape[1] = whole->shape[whole->n_dims - 1];
+    part->rows.shape[2] = 1;
     tensor_rows_follow(part);
     return &part->rows;
 }
 
 void tensor_rows_follow(tensor_rows *part)
 {
-    const size_t row_bytes = block_row_bytes(block_format_find(part->whole->type), (size_t)part->whole->shape[1]);
+    const size_t row_bytes = block_row_bytes(block_format_find(part->whole->type), (size_t)part->rows.shape[1]);
     part->rows.type = part->whole->type;
     part->rows.n_bytes = (uint64_t)part->rows.shape[0] * row_bytes;
     part->rows.data = (const char *)part->whole->data + (size_t)part->begin * row_bytes;

@@ -28,6 +28,9 @@ tmx_status family_find_ffn(const tmx_file *file, model_tensors *t, int32_t layer
 /* attn_q_norm and attn_k_norm. */
 tmx_status family_find_head_norms(const tmx_file *file, model_tensors *t, int32_t layer, tmx_error *err);
 
+/* ffn_gate_inp and the three stacks ffn_gate_exps, ffn_up_exps, ffn_down_exps. */
+tmx_status family_find_experts(const tmx_file *file, model_tensors *t, int32_t layer, tmx_error *err);
+
 /* Rows [begin, begin + n) of a fused tensor, as a tensor. */
 const gguf_tensor *family_take_rows(model_tensors *t, const gguf_tensor *whole, int64_t begin, int64_t n);
 

@@ -154,7 +154,7 @@ static tmx_status find_pair(const lora_file *f, const gguf_tensor *a, const tmx_
         return refuse(err, TMX_E_FORMAT, "%s: tensor %s: the model has no tensor %s", label, a->name, name);
     }
     if (base->n_dims != 2) {
-        return refuse(err, TMX_E_UNSUPPORTED, "%s: tensor %s: the model's tensor is a vector, only matrices can be adapted",
+        return refuse(err, TMX_E_UNSUPPORTED, "%s: tensor %s: the model's tensor is no matrix, and only matrices can be adapted",
                       label, a->name);
     }
     if (base == tensors->token_embd) {             /* its A and B are transposed, and a tied LM head is left alone */

@@ -11,7 +11,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_CTX = 1 << 27 };        /* tokens of a session whose RoPE base lifts the model's own limit */
+enum {
+    MAX_CTX = 1 << 27,             /* tokens of a session whose RoPE base lifts the model's own limit */
+    FUSED_PARTS = 5,               /* q, k, v, gate, up of a layer */
+};
 
 static void copy_string(char *to, size_t size, gguf_string from)
 {
@@ -100,8 +103,9 @@ static tmx_status read_tensors(const tmx_file *file, const tmx_model_params *par
     }
     t->layers = mem_alloc((size_t)n_layers, sizeof *t->layers);
     t->is_used = mem_alloc((size_t)n_tensors, sizeof *t->is_used);
-    if (t->family->is_fused) t->parts = mem_alloc((size_t)n_layers * PARTS_PER_LAYER, sizeof *t->parts);
-    if (t->layers == NULL || t->is_used == NULL || (t->parts == NULL && t->family->is_fused)) {
+    t->max_parts = n_layers * (t->family->is_fused ? FUSED_PARTS : 3 * t->shape.n_experts);        /* 1024 * 3 * 1024 at most */
+    if (t->max_parts > 0) t->parts = mem_alloc((size_t)t->max_parts, sizeof *t->parts);
+    if (t->layers == NULL || t->is_used == NULL || (t->parts == NULL && t->max_parts > 0)) {
         return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", gguf_label(file), n_layers);
     }
     TRY(t->family->find_tensors(file, t, err));
@@ -135,6 +139,8 @@ static void fill_info(tmx_model_info *info, const model_shape *s, const tmx_file
     info->rms_eps = s->rms_eps;
     info->n_window = s->n_window;
     info->window_period = s->window_period;
+    info->n_experts = s->n_experts;
+    info->n_experts_used = s->n_experts_used;
     info->n_params = count_params(file);
     info->n_ctx_max = params->rope_freq_base > 0 ? MAX_CTX : s->n_ctx_train;
     info->n_loras = params->n_loras;
@@ -262,6 +268,34 @@ static tmx_status pack(tmx_model *m, matmul_weight **weight, const gguf_tensor *
     return matmul_weight_create(weight, sources, n, m->compute, m->isa, MATMUL_AUTO, pool, err);
 }
 
+static tmx_status pack_experts(tmx_model *m, model_layer *layer, tmx_pool *pool, tmx_error *err)
+{
+    const size_t n = (size_t)m->info.n_experts;
+    const tensor_rows *gate = layer->tensors->experts, *up = gate + n, *down = up + n;
+    TRY(pack(m, &layer->router, (const gguf_tensor *[]){ layer->tensors->router }, 1, pool, err));
+    layer->expert_gate_up = mem_alloc(n, sizeof *layer->expert_gate_up);
+    layer->expert_down = mem_alloc(n, sizeof *layer->expert_down);
+    if (layer->expert_gate_up == NULL || layer->expert_down == NULL) {
+        return refuse(err, TMX_E_MEMORY, "%s: out of memory for %zu experts", gguf_label(m->file), n);
+    }
+    for (size_t e = 0; e < n; e++) {
+        TRY(pack(m, &layer->expert_gate_up[e], (const gguf_tensor *[]){ &gate[e].rows, &up[e].rows }, 2, pool, err));
+        TRY(pack(m, &layer->expert_down[e], (const gguf_tensor *[]){ &down[e].rows }, 1, pool, err));
+    }
+    return TMX_OK;
+}
+
+static void free_experts(model_layer *layer, int32_t n)
+{
+    for (int32_t e = 0; e < n; e++) {
+        if (layer->expert_gate_up != NULL) matmul_weight_free(layer->expert_gate_up[e]);
+        if (layer->expert_down != NULL) matmul_weight_free(layer->expert_down[e]);
+    }
+    matmul_weight_free(layer->router);
+    mem_free(layer->expert_gate_up);
+    mem_free(layer->expert_down);
+}
+
 static tmx_status pack_weights(tmx_model *m, tmx_pool *pool, tmx_error *err)
 {
     const int32_t n_layers = m->info.n_layers;
@@ -274,6 +308,10 @@ static tmx_status pack_weights(tmx_model *m, tmx_pool *pool, tmx_error *err)
         }
         TRY(pack(m, &layer->qkv, (const gguf_tensor *[]){ t->q, t->k, t->v }, 3, pool, err));
         TRY(pack(m, &layer->attn_output, (const gguf_tensor *[]){ t->attn_output }, 1, pool, err));
+        if (t->router != NULL) {
+            TRY(pack_experts(m, layer, pool, err));
+            continue;
+        }
         TRY(pack(m, &layer->gate_up, (const gguf_tensor *[]){ t->gate, t->up }, 2, pool, err));
         TRY(pack(m, &layer->down, (const gguf_tensor *[]){ t->down }, 1, pool, err));
     }
@@ -299,10 +337,12 @@ uint64_t model_merged_bytes(const tmx_model_info *info, tmx_compute compute)
 uint64_t model_weight_bytes(const tmx_model_info *info, tmx_compute compute)
 {
     const int32_t n_q = info->n_heads * info->head_dim, n_kv = info->n_kv_heads * info->head_dim;
+    const uint64_t ffn = (uint64_t)matmul_weight_bytes(2 * info->n_ff, info->n_embd, compute)
+                       + matmul_weight_bytes(info->n_embd, info->n_ff, compute);
+    const uint64_t experts = info->n_experts == 0 ? ffn
+        : ffn * (uint64_t)info->n_experts + matmul_weight_bytes(info->n_experts, info->n_embd, compute);
     const uint64_t layer = (uint64_t)matmul_weight_bytes(n_q + 2 * n_kv, info->n_embd, compute)
-                         + matmul_weight_bytes(info->n_embd, n_q, compute)
-                         + matmul_weight_bytes(2 * info->n_ff, info->n_embd, compute)
-                         + matmul_weight_bytes(info->n_embd, info->n_ff, compute);
+                         + matmul_weight_bytes(info->n_embd, n_q, compute) + experts;
     return layer * (uint64_t)(info->n_layers - 1) + matmul_weight_bytes(2 * n_kv, info->n_embd, compute);
 }
 
@@ -365,6 +405,7 @@ void tmx_model_close(tmx_model *m)
         matmul_weight_free(m->layers[l].attn_output);
         matmul_weight_free(m->layers[l].gate_up);
         matmul_weight_free(m->layers[l].down);
+        free_experts(&m->layers[l], m->info.n_experts);
     }
     matmul_weight_free(m->last_kv);
     vocab_free(m->vocab);

@@ -34,6 +34,7 @@ typedef struct model_shape {
     int32_t window_period;         /* layer l sees everything where (l + 1) % window_period == 0; 0 = no layer does */
     float window_freq_base;        /* RoPE of sliding-window layers, unscaled; 0 = as the other layers */
     bool has_qkv_bias, has_head_norms, has_branch_norms;
+    int32_t n_experts, n_experts_used;     /* 0: one feed-forward block; else n_ff is that of an expert */
 } model_shape;
 
 /* The first thing in use beyond a plain llama layer with any RoPE style and frequencies, as a noun ("sliding-window layers"): a
@@ -41,11 +42,14 @@ typedef struct model_shape {
 const char *model_shape_feature(const model_shape *shape);
 
 /* One layer's tensors in the file; shapes proven. */
+typedef struct tensor_rows tensor_rows;
 typedef struct layer_tensors {
     const gguf_tensor *attn_norm, *q, *k, *v, *attn_output, *ffn_norm, *gate, *up, *down;
     const gguf_tensor *bias[3];                    /* of q, k, v */
     const gguf_tensor *q_norm, *k_norm;            /* [head_dim] */
     const gguf_tensor *attn_branch_norm, *ffn_branch_norm;     /* [n_embd]: of what is added to the residual */
+    const gguf_tensor *router;                     /* [n_experts][n_embd] */
+    const tensor_rows *experts;                    /* [3][n_experts]: gate, up, down of each; then there are no others */
 } layer_tensors;
 
 /* Packed for prefill.  The last layer has none of these: only one row of each prompt goes through it beyond K and V. */
@@ -59,16 +63,24 @@ typedef struct model_layer {
     matmul_weight *attn_output;    /* [n_embd][n_heads * head_dim] */
     matmul_weight *gate_up;        /* [2 n_ff][n_embd]: gate rows, then up rows */
     matmul_weight *down;           /* [n_embd][n_ff] */
+    matmul_weight *router;         /* [n_experts][n_embd] */
+    matmul_weight **expert_gate_up, **expert_down;             /* [n_experts] */
 } model_layer;
 
 /* Rows of a fused tensor as a tensor of their own; follows the whole when an adapter is laid over it. */
-typedef struct tensor_rows {
+struct tensor_rows {
     gguf_tensor rows;
-    const gguf_tensor *whole;
+    const gguf_tensor *whole;      /* [rows][n_in], or experts [n][rows][n_in], whose rows are numbered through */
     int64_t begin;
-} tensor_rows;
+};
 
 void tensor_rows_follow(tensor_rows *part);
+
+typedef struct expert_choice { int32_t expert; float weight; } expert_choice;
+
+/* The n_experts_used largest of scores [n_experts], the lower index where two are equal, in ascending order of the index; their
+ * softmax weights, made to add up to 1.  chosen [n_experts_used] */
+void model_choose_experts(const model_shape *shape, const float *scores, expert_choice *chosen);
 
 /* What a family finds in a file before anything is packed. */
 typedef struct model_tensors {
@@ -82,18 +94,16 @@ typedef struct model_tensors {
     const gguf_tensor *lm_head;    /* [n_vocab][n_embd]; token_embd itself when tied */
     const gguf_tensor *rope_freqs; /* [n_rot / 2] divisors, or NULL; of LongRoPE those of short sessions, beside: */
     const gguf_tensor *rope_freqs_long;
-    tensor_rows *parts;            /* [n_parts] of fused tensors; NULL where the family has none */
-    int32_t n_parts;
+    tensor_rows *parts;            /* [n_parts] of fused tensors and of experts; NULL where the family has none */
+    int32_t n_parts, max_parts;
     bool *is_used;                 /* [tmx_file_n_tensors]: the family asked for it; the others are extras */
 } model_tensors;
-
-enum { PARTS_PER_LAYER = 5 };      /* q, k, v, gate, up: at most */
 
 typedef struct model_family {
     const char *architecture;      /* general.architecture */
     tmx_status (*read_shape)(const tmx_file *file, model_shape *shape, tmx_error *err);
     tmx_status (*find_tensors)(const tmx_file *file, model_tensors *tensors, tmx_error *err);  /* shape is filled */
-    bool is_fused;                 /* parts are needed */
+    bool is_fused;                 /* q, k, v and gate, up are rows of two tensors */
 } model_family;
 
 /* general.architecture -> family; an unknown name, or one that names a feature there is not, is TMX_E_UNSUPPORTED. */

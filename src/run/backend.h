@@ -44,6 +44,7 @@ struct backend {
     /* q -> heads, for the segments whose pattern in this layer is of pattern->kind. */
     void (*attend)(chunk *c, const tmx_pattern *pattern);
     void (*gate)(chunk *c);                                /* gate_up -> gated */
+    void (*experts)(chunk *c);                             /* normed -> added to x, in the place of the last three; where there are any */
     void (*add_branch)(chunk *c, norm_step step);          /* the branch, normed, added to x; called where the shape has these norms */
     /* In the last layer, k and v in the cache: the last row of each prompt that ends in the chunk and wants logits, through
      * the rest of the layer, the final norm and the LM head. */

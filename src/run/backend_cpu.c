@@ -35,6 +35,7 @@ static size_t scratch_bytes(const tmx_model_info *m, const tmx_attention_params 
     n = max_size(n, matmul_scratch_bytes(m->n_embd, n_q, n_threads));
     n = max_size(n, matmul_scratch_bytes(2 * m->n_ff, m->n_embd, n_threads));
     n = max_size(n, matmul_scratch_bytes(m->n_embd, m->n_ff, n_threads));
+    if (m->n_experts > 0) n = max_size(n, matmul_scratch_bytes(m->n_experts, m->n_embd, n_threads));
     const int32_t widest = m->n_ff > n_q ? m->n_ff : n_q;
     n = max_size(n, (size_t)n_threads * (size_t)(widest > m->n_embd ? widest : m->n_embd) * sizeof(float));
     n = max_size(n, tmx_attention_scratch_bytes(attention, n_threads));
@@ -59,6 +60,12 @@ static void lay_out(activations *a, layout *at, const tmx_model_info *m, const t
     a->sin = take(at, n_rows, n_angles, sizeof(float));
     a->window_cos = m->n_window > 0 ? take(at, n_rows, n_angles, sizeof(float)) : NULL;
     a->window_sin = m->n_window > 0 ? take(at, n_rows, n_angles, sizeof(float)) : NULL;
+    const size_t n_expert_rows = m->n_experts > 0 ? n_rows : 0;
+    a->scores = take(at, n_expert_rows, (size_t)m->n_experts, sizeof(float));
+    a->chosen = take(at, n_expert_rows, (size_t)m->n_experts_used, sizeof *a->chosen);
+    a->expert_rows = take(at, n_expert_rows, 1, sizeof *a->expert_rows);
+    a->gathered = take(at, n_expert_rows, n_embd, act);
+    a->expert_out = take(at, n_expert_rows, n_embd, sizeof(float));
     a->row = take(at, 1, one_row_floats(m), sizeof(float));
     a->scratch = take(at, 1, n_scratch_bytes, 1);
 }
@@ -283,5 +290,5 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
 const backend backend_cpu = {
     .plan_memory = plan_memory, .create = create, .free = free_run,
     .embed = cpu_embed, .norm = norm, .product = product, .place_heads = cpu_place_heads, .attend = attend, .gate = cpu_gate,
-    .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
+    .experts = cpu_experts, .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
 };

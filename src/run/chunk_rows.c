@@ -129,14 +129,16 @@ void cpu_gate_row(const tmx_session *s, const float *gate, const float *up, void
     (is_gelu ? r->rows->geglu : r->rows->swiglu)(gate, up, s->model->info.n_ff, gated, type);
 }
 
+typedef struct gate_job { const chunk *c; int32_t n_rows; } gate_job;
+
 static void gate_rows(void *ctx, int32_t task, int32_t thread)
 {
     (void)thread;
-    const chunk *c = ctx;
-    const tmx_session *s = c->s;
+    const gate_job *job = ctx;
+    const tmx_session *s = job->c->s;
     cpu_run *r = s->state;
     const size_t n_ff = (size_t)s->model->info.n_ff;
-    for (int32_t row = task * ROWS_PER_TASK; row < task_end(c, task); row++) {
+    for (int32_t row = task * ROWS_PER_TASK; row < (task + 1) * ROWS_PER_TASK && row < job->n_rows; row++) {
         const float *gate = r->act.gate_up + (size_t)row * 2 * n_ff;
         cpu_gate_row(s, gate, gate + n_ff, act_row(r, r->act.gated, row, n_ff), r->act_type);
     }
@@ -146,4 +148,9 @@ void cpu_embed(chunk *c) { for_rows(c, embed_rows, c); }
 void cpu_norm_rows(chunk *c, const float *weight) { for_rows(c, norm_rows, &(norm_job){ .c = c, .weight = weight }); }
 void cpu_add_branch(chunk *c, const float *weight) { for_rows(c, add_branch_rows, &(norm_job){ .c = c, .weight = weight }); }
 void cpu_place_heads(chunk *c) { for_rows(c, place_heads, c); }
-void cpu_gate(chunk *c) { for_rows(c, gate_rows, c); }
+void cpu_gate(chunk *c) { cpu_gate_rows(c, c->n_rows); }
+
+void cpu_gate_rows(chunk *c, int32_t n_rows)
+{
+    pool_run(c->s->pool, (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, gate_rows, &(gate_job){ .c = c, .n_rows = n_rows });
+}

@@ -17,6 +17,11 @@ typedef struct activations {
     void *gated;                   /* [R][n_ff]                       act */
     float *cos, *sin;              /* [R][n_rot / 2] */
     float *window_cos, *window_sin;        /* the same for layers with a window; NULL where the model has none */
+    float *scores;                 /* [R][n_experts]; of no size, as the next four, where there are no experts */
+    expert_choice *chosen;         /* [R][n_experts_used] */
+    int32_t *expert_rows;          /* [R]: rows of the expert at work */
+    void *gathered;                /* [R][n_embd]                     act    what they read */
+    float *expert_out;             /* [R][n_embd] */
     float *row;                    /* single-row work, see one_row.c */
     void *scratch;                 /* for matmul, matvec, attention: the largest of their needs */
 } activations;
@@ -47,9 +52,11 @@ void cpu_embed(chunk *c);                              /* tokens -> x, cos, sin 
 void cpu_norm_rows(chunk *c, const float *weight);     /* x -> normed */
 void cpu_place_heads(chunk *c);                        /* qkv -> q, KV cache (last layer: kv -> KV cache) */
 void cpu_gate(chunk *c);                               /* gate_up -> gated */
+void cpu_experts(chunk *c);                            /* normed -> added to x; cpu_experts.c */
 void cpu_add_branch(chunk *c, const float *weight);    /* branch -> added to x, normed */
 
 /* The gate of the family: [n_ff], [n_ff] -> gated [n_ff] */
+void cpu_gate_rows(chunk *c, int32_t n_rows);          /* the first rows of gate_up -> gated */
 void cpu_gate_row(const tmx_session *s, const float *gate, const float *up, void *gated, tmx_type type);
 /* RoPE's angles of a position -> row `row` of cos and sin, and of window_cos and window_sin */
 void cpu_angles(const tmx_session *s, int32_t position, int32_t row);

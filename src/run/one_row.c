@@ -11,12 +11,15 @@ typedef struct row_buffers {
     float *q, *heads;              /* [n_heads * head_dim] */
     float *kv;                     /* [2 n_kv_heads * head_dim] */
     float *branch;                 /* [n_embd] */
+    float *scores;                 /* [n_experts] */
+    expert_choice *chosen;         /* [n_experts_used] */
     float *gate, *up, *gated;      /* [n_ff] */
 } row_buffers;
 
 size_t one_row_floats(const tmx_model_info *m)
 {
-    return 3 * (size_t)m->n_embd + (size_t)(2 * m->n_heads + 2 * m->n_kv_heads) * (size_t)m->head_dim + 3 * (size_t)m->n_ff;
+    return 3 * (size_t)m->n_embd + (size_t)(2 * m->n_heads + 2 * m->n_kv_heads) * (size_t)m->head_dim + 3 * (size_t)m->n_ff
+         + (size_t)m->n_experts + (size_t)m->n_experts_used * (sizeof(expert_choice) / sizeof(float));
 }
 
 static cpu_run *run_of(const tmx_session *s) { return s->state; }
@@ -34,6 +37,8 @@ static row_buffers buffers(const tmx_session *s)
     b.gate = b.branch + m->n_embd;
     b.up = b.gate + m->n_ff;
     b.gated = b.up + m->n_ff;
+    b.scores = b.gated + m->n_ff;
+    b.chosen = (expert_choice *)(void *)(b.scores + m->n_experts);     /* as long and as aligned as two floats */
     return b;
 }
 
@@ -126,6 +131,21 @@ static void add_branch(tmx_session *s, const gguf_tensor *w, const float *input,
     for (int32_t i = 0; i < s->model->info.n_embd; i++) x[i] += b->branch[i];
 }
 
+static void add_experts(tmx_session *s, const layer_tensors *t, const row_buffers *b, float *x)
+{
+    const model_shape *m = &s->model->tensors.shape;
+    product(s, t->router, b->normed, b->scores, false);
+    model_choose_experts(m, b->scores, b->chosen);
+    for (int32_t i = 0; i < m->n_experts_used; i++) {
+        const tensor_rows *gate = t->experts + b->chosen[i].expert, *up = gate + m->n_experts, *down = up + m->n_experts;
+        product(s, &gate->rows, b->normed, b->gate, false);
+        product(s, &up->rows, b->normed, b->up, false);
+        cpu_gate_row(s, b->gate, b->up, b->gated, TMX_TYPE_F32);
+        product(s, &down->rows, b->gated, b->branch, false);
+        for (int32_t k = 0; k < m->n_embd; k++) x[k] += b->chosen[i].weight * b->branch[k];
+    }
+}
+
 void one_row_layer(tmx_session *s, int32_t layer, const row_place *place, float *x)
 {
     const tmx_model_info *m = &s->model->info;
@@ -138,6 +158,10 @@ void one_row_layer(tmx_session *s, int32_t layer, const row_place *place, float 
     attend(s, layer, place, &b);
     add_branch(s, w->tensors->attn_output, b.heads, w->attn_branch_norm, &b, x);
     normed_row(s, w->ffn_norm, x, b.normed);
+    if (w->tensors->router != NULL) {
+        add_experts(s, w->tensors, &b, x);
+        return;
+    }
     product(s, w->tensors->gate, b.normed, b.gate, false);
     product(s, w->tensors->up, b.normed, b.up, false);
     cpu_gate_row(s, b.gate, b.up, b.gated, TMX_TYPE_F32);

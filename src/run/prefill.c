@@ -27,7 +27,8 @@ static bool report(const tmx_session *s, const tmx_progress *progress)
 static tmx_status prefill_chunk(chunk *c, const tmx_prompt *prompts, tmx_progress *progress, tmx_error *err)
 {
     const backend *b = c->s->backend;
-    const bool has_branch_norms = c->s->model->tensors.shape.has_branch_norms;
+    const model_shape *m = &c->s->model->tensors.shape;
+    const bool has_branch_norms = m->has_branch_norms, has_experts = m->n_experts > 0;
     b->embed(c);
     for (c->layer = 0; c->layer < c->s->model->info.n_layers; c->layer++) {
         b->norm(c, NORM_ATTENTION);
@@ -42,9 +43,13 @@ static tmx_status prefill_chunk(chunk *c, const tmx_prompt *prompts, tmx_progres
             b->product(c, PRODUCT_ATTN_OUTPUT);
             if (has_branch_norms) b->add_branch(c, NORM_ATTENTION);
             b->norm(c, NORM_FFN);
-            b->product(c, PRODUCT_GATE_UP);
-            b->gate(c);
-            b->product(c, PRODUCT_DOWN);
+            if (has_experts) {
+                b->experts(c);
+            } else {
+                b->product(c, PRODUCT_GATE_UP);
+                b->gate(c);
+                b->product(c, PRODUCT_DOWN);
+            }
             if (has_branch_norms) b->add_branch(c, NORM_FFN);
         }
         const int64_t n_before = progress->n_done;
