@@ -134,6 +134,17 @@ static void print_model_facts(const inspect_options *o, const verdict *v)
     print_label("attention");
     printf("%d heads, %d KV heads, head dimension %d, RoPE base %g\n", m->n_heads, m->n_kv_heads, m->head_dim,
            (double)m->rope_freq_base);
+    if (m->n_window > 0 && m->window_period > 0) {
+        print_label("windows");
+        printf("%d tokens, in all layers but every %dth; a plan cannot change them\n", m->n_window, m->window_period);
+    } else if (m->n_window > 0) {
+        print_label("windows");
+        printf("%d tokens, in every layer; a plan cannot change them\n", m->n_window);
+    }
+    if (m->n_experts > 0) {
+        print_label("experts");
+        printf("%d a layer, %d for a token\n", m->n_experts, m->n_experts_used);
+    }
     print_label("parameters");
     printf("%.4g million\n", (double)m->n_params / 1e6);
     for (int32_t i = 0; i < o->changes.loras.n; i++) {

@@ -263,6 +263,96 @@ static void a_plan_leaves_own_windows_alone(void **state)
     tf_free(&m);
 }
 
+/* ---------------------------------------------------------------- files that ask for what there is not */
+
+typedef struct added { const char *family, *key; char kind; double value; tmx_status status; const char *text; } added;
+
+static void add_key(gguf_writer *w, const void *ctx)
+{
+    const added *a = ctx;
+    unsigned char flags[7] = { 1, 1, 1, 1, 1, 0, 1 };
+    switch (a->kind) {
+    case 'u': gw_key_u32(w, a->key, (uint32_t)a->value); break;
+    case 'f': gw_key_f32(w, a->key, (float)a->value); break;
+    case 'b':                          /* a flag per layer; `value` of them, the last but one as it should not be if it is odd */
+        if (a->value < 0) flags[5] = 1;
+        gw_key_array(w, a->key, 7, (uint64_t)fabs(a->value), flags, (size_t)fabs(a->value));
+        break;
+    default: {                         /* a tensor of that many zeros */
+        float zeros[64] = { 0 };
+        const int64_t n = (int64_t)a->value;
+        gw_tensor(w, a->key, BLOCK_F32, 1, &n, zeros, (size_t)n * sizeof *zeros);
+    }
+    }
+}
+
+static void what_is_not_there_is_named(void **state)
+{
+    (void)state;
+#define PATTERN "gemma3.attention.sliding_window_pattern"
+    static const added cases[] = {
+        { "gemma3", PATTERN, 'u', 6, TMX_OK, "" },
+        { "gemma3", PATTERN, 'u', 4, TMX_E_UNSUPPORTED, PATTERN ": only every sixth layer without a window is supported" },
+        { "gemma3", PATTERN, 'f', 6, TMX_E_FORMAT, "key '" PATTERN "': type f32, expected u32" },
+        { "gemma3", PATTERN, 'b', 7, TMX_OK, "" },
+        { "gemma3", PATTERN, 'b', -7, TMX_E_UNSUPPORTED, PATTERN ": only every sixth layer without a window is supported" },
+        { "gemma3", PATTERN, 'b', 6, TMX_E_UNSUPPORTED, PATTERN ": only every sixth layer without a window is supported" },
+        { "gemma3", "gemma3.rope.freq_base_swa", 'f', 0, TMX_E_FORMAT, "gemma3.rope.freq_base_swa is 0, expected a positive number" },
+        { "gemma3", "gemma3.final_logit_softcapping", 'f', 30, TMX_E_UNSUPPORTED,
+          "gemma3.final_logit_softcapping 30: capped logits are not supported" },
+        { "gemma3", "gemma3.expert_count", 'u', 4, TMX_E_UNSUPPORTED, "mixture of experts is not supported in this family" },
+        { "qwen2", "qwen2.attention.sliding_window", 'u', 16, TMX_E_UNSUPPORTED,
+          "qwen2.attention.sliding_window 16: a sliding window is not supported in this family" },
+        { "qwen2", "qwen2.attention.sliding_window", 'u', 131072, TMX_OK, "" },
+        { "qwen2-yarn", "qwen2.rope.scaling.attn_factor", 'f', 1, TMX_OK, "" },
+        { "qwen2-yarn", "qwen2.rope.scaling.attn_factor", 'f', 1.25, TMX_E_UNSUPPORTED,
+          "qwen2.rope.scaling.attn_factor 1.25: YaRN with a factor of its own is not supported" },
+        { "qwen2-yarn", "qwen2.rope.scaling.yarn_beta_fast", 'f', -1, TMX_E_FORMAT,
+          "qwen2.rope.scaling.yarn_beta_fast is -1, expected a positive number" },
+        { "phi3-long", "phi3.rope.scaling.attn_factor", 'f', (double)NAN, TMX_E_FORMAT,
+          "phi3.rope.scaling.attn_factor is nan, expected a positive number" },
+        { "phi3", "rope_factors_long.weight", 't', 8, TMX_E_FORMAT, "key 'phi3.rope.scaling.original_context_length' is missing" },
+        { "phi3", "blk.0.attn_qkv.bias", 't', 8, TMX_E_UNSUPPORTED, "blk.0.attn_qkv.bias is not part of a phi3 layer" },
+        { "qwen3", "blk.1.attn_q.bias", 't', 8, TMX_E_UNSUPPORTED, "blk.1.attn_q.bias is not part of a qwen3 layer" },
+    };
+    tmx_pool *pool;
+    assert_int_equal(tmx_pool_create(&pool, 1, NULL), TMX_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tf_model m;
+        tmx_model *model = NULL;
+        tmx_error err = { 0 };
+        tf_create_with(&m, spec_of(cases[i].family), add_key, &cases[i]);
+        const tmx_status status = tmx_model_open(&model, m.path, NULL, pool, &err);
+        if (status != cases[i].status || strstr(err.text, cases[i].text) == NULL) fail_msg("%s: %s", cases[i].key, err.text);
+        tmx_model_close(model);
+        tf_free(&m);
+    }
+    tmx_pool_free(pool);
+}
+
+static void expect_counts(int n_experts, int n_used, int n_ff_expert, const char *text)
+{
+    tf_spec spec = *spec_of("qwen3moe");
+    spec.n_experts = n_experts, spec.n_used = n_used, spec.n_ff_expert = n_ff_expert;
+    tf_model m;
+    tmx_model *model = NULL;
+    tmx_error err = { 0 };
+    tf_create(&m, &spec);
+    const tmx_status status = tmx_model_open(&model, m.path, NULL, NULL, &err);
+    if ((status == TMX_OK) != (text == NULL) || (text != NULL && strstr(err.text, text) == NULL)) fail_msg("%s", err.text);
+    tmx_model_close(model);
+    tf_free(&m);
+}
+
+static void experts_are_counted(void **state)
+{
+    (void)state;
+    expect_counts(1, 1, 8, NULL);
+    expect_counts(5, 5, 8, NULL);
+    expect_counts(4, 5, 8, "qwen3moe.expert_used_count is 5, expected 1..4");
+    expect_counts(4, 0, 8, "qwen3moe.expert_used_count is 0, expected 1..4");
+}
+
 static int report(void **state)
 {
     (void)state;
@@ -279,6 +369,8 @@ int main(void)
         cmocka_unit_test(bf16_is_near_f32),
         cmocka_unit_test(longrope_goes_by_the_session),
         cmocka_unit_test(a_plan_leaves_own_windows_alone),
+        cmocka_unit_test(what_is_not_there_is_named),
+        cmocka_unit_test(experts_are_counted),
     };
     return cmocka_run_group_tests(tests, read_goldens, report);
 }

@@ -201,8 +201,9 @@ static inline void tf_keys(gguf_writer *w, const tf_spec *s)
     if (s->scaling != TF_LINEAR) tf_key_u32(w, s, "rope.scaling.original_context_length", TF_CTX_ORIGINAL);
 }
 
-/* Writes the model to a temporary file and fills m.  Free with tf_free, which removes the file. */
-static inline void tf_create(tf_model *m, const tf_spec *spec)
+/* Writes the model to a temporary file and fills m; `add`, unless NULL, adds keys or tensors.  Free with tf_free, which removes
+ * the file. */
+static inline void tf_create_with(tf_model *m, const tf_spec *spec, void (*add)(gguf_writer *w, const void *ctx), const void *ctx)
 {
     memset(m, 0, sizeof *m);
     m->spec = spec;
@@ -216,6 +217,7 @@ static inline void tf_create(tf_model *m, const tf_spec *spec)
     if (!spec->is_tied) tf_put(m, w, "output.weight", 0, TF_VOCAB, TF_EMBD, NULL);
     tf_put_divisors(m, w);
     for (int l = 0; l < spec->n_layers; l++) tf_put_layer(m, w, l);
+    if (add != NULL) add(w, ctx);
     snprintf(m->path, sizeof m->path, "/tmp/tmx-family-XXXXXX");
     const int fd = mkstemp(m->path);
     gw_bytes file = tv_finish(&bytes);
@@ -223,6 +225,8 @@ static inline void tf_create(tf_model *m, const tf_spec *spec)
     close(fd);
     gw_free(&file);
 }
+
+static inline void tf_create(tf_model *m, const tf_spec *spec) { tf_create_with(m, spec, NULL, NULL); }
 
 static inline void tf_free(tf_model *m)
 {
