@@ -224,6 +224,12 @@ extern "C" double gpu_mark_ms(gpu *g, const gpu_mark *begin, const gpu_mark *end
     return (double)ms;
 }
 
+extern "C" tmx_status gpu_mark_wait(gpu *g, const gpu_mark *mark, tmx_error *err)
+{
+    if (gpu_is_ready(g)) gpu_keep(g, cudaEventSynchronize(mark->event), "waiting for the device");
+    return gpu_failure(g, err);
+}
+
 /* Of this thread only: another session's thread may allocate meanwhile. */
 extern "C" void gpu_graph_begin(gpu *g)
 {

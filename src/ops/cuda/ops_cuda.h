@@ -49,6 +49,7 @@ tmx_status gpu_mark_create(gpu *g, gpu_mark **mark, tmx_error *err);
 void gpu_mark_free(gpu *g, gpu_mark *mark);
 void gpu_mark_set(gpu *g, gpu_mark *mark);                                        /* enqueued */
 double gpu_mark_ms(gpu *g, const gpu_mark *begin, const gpu_mark *end);           /* after a wait that covers both */
+tmx_status gpu_mark_wait(gpu *g, const gpu_mark *mark, tmx_error *err);            /* until the stream has passed it */
 
 /* Records what is enqueued between begin and end and runs it again with one launch.  What changes between runs must be read
  * from device memory. */

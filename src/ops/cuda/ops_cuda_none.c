@@ -71,6 +71,12 @@ double gpu_mark_ms(gpu *g, const gpu_mark *begin, const gpu_mark *end)
     return 0;
 }
 
+tmx_status gpu_mark_wait(gpu *g, const gpu_mark *mark, tmx_error *err)
+{
+    (void)g, (void)mark;
+    return refuse_cuda(err);
+}
+
 void gpu_graph_begin(gpu *g) { (void)g; }
 
 tmx_status gpu_graph_end(gpu *g, gpu_graph **graph, tmx_error *err)
