@@ -176,6 +176,8 @@ typedef struct tmx_model_info {
                                               0: there are none */
     int32_t window_period;                 /* layer l has no window where (l + 1) % window_period == 0; 0: all have it */
     int32_t n_experts, n_experts_used;     /* of a layer, and of those for one token; n_ff is that of an expert.  0: none */
+    const char *device;                    /* "cpu" or "cuda:0": what computes, and whose memory tmx_memory_plan speaks of.
+                                              tmx_model_probe_file says "cpu"; NULL is "cpu" */
 } tmx_model_info;
 
 /* Has the layer a sliding window of the model's own?  A plan cannot change such a layer. */
@@ -198,13 +200,22 @@ typedef struct tmx_model_params {
     const tmx_lora *loras;         /* [n_loras], added up in the weights: prefill and decode work as without them */
     int32_t n_loras;
     float rope_freq_base;          /* 0 = the file's; a value > 0 also lifts the limit on a session's n_ctx */
+    const char *device;            /* NULL or "cpu"; "cuda" (the first) or "cuda:1": an NVIDIA GPU, products in bf16; "auto":
+                                      the first GPU that can run the model, else the CPU; the CPU, too, where compute is
+                                      f32 or isa is not AUTO.  docs/gpu.md */
 } tmx_model_params;
 
 /* Opens and maps the file, proves every shape against the hyper-parameters, merges adapters, packs the weights for
- * `compute` (uses the pool; deterministic).  TMX_E_IO, TMX_E_FORMAT, TMX_E_UNSUPPORTED (the text names the feature),
+ * `compute` or copies them to the device (uses the pool; deterministic on the CPU).  TMX_E_DEVICE, TMX_E_IO, TMX_E_FORMAT, TMX_E_UNSUPPORTED (the text names the feature),
  * TMX_E_MEMORY; TMX_E_NUMERIC (an adapter holds NaN or infinity), TMX_E_ARG (a params field). */
 TMX_API tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_params *params, tmx_pool *pool,
                                   tmx_error *err);
+/* A model of a known shape with random weights, made in the memory of a GPU: for timing without a file.  It has no text: calls
+ * that need a vocabulary refuse.  shape: "llama-3.1-8b", or "llama-3.1-70b-one-layer" (two layers of it, since prefill
+ * computes little of the last one).  Of params, device (NULL = "cuda") counts.  TMX_E_ARG, TMX_E_UNSUPPORTED, TMX_E_DEVICE,
+ * TMX_E_MEMORY. */
+TMX_API tmx_status tmx_model_open_random(tmx_model **model, const char *shape, const tmx_model_params *params, tmx_pool *pool,
+                                         tmx_error *err);
 /* The same checks on a parsed file and on the adapters of params (NULL = defaults), without packing: could
  * tmx_model_open run it?  Fills info; name and fingerprint stay empty. */
 TMX_API tmx_status tmx_model_probe_file(const tmx_file *file, const tmx_model_params *params, tmx_model_info *info,
@@ -212,7 +223,8 @@ TMX_API tmx_status tmx_model_probe_file(const tmx_file *file, const tmx_model_pa
 TMX_API const tmx_model_info *tmx_model_info_get(const tmx_model *model);
 TMX_API tmx_compute tmx_model_compute(const tmx_model *model);     /* what AUTO became */
 TMX_API tmx_isa tmx_model_isa(const tmx_model *model);
-TMX_API const char *tmx_model_provider(const tmx_model *model);    /* who multiplies: "onednn" or "builtin" */
+TMX_API const char *tmx_model_provider(const tmx_model *model);    /* who multiplies: "onednn", "builtin" or "cublaslt" */
+TMX_API const char *tmx_model_device_name(const tmx_model *model); /* "NVIDIA H200"; "" on the CPU */
 TMX_API void tmx_model_close(tmx_model *model);
 
 /* ---------------------------------------------------------------- tokens */
@@ -327,13 +339,13 @@ typedef struct tmx_session_params {
     void *progress_ctx;
 } tmx_session_params;
 
-/* What a session will take, before it takes it. */
+/* What a session will take, before it takes it; of the device's memory when info->device is not the CPU. */
 typedef struct tmx_memory {
     uint64_t weight_bytes;         /* packed weights */
-    uint64_t merged_bytes;         /* copies of the tensors that adapters change */
+    uint64_t merged_bytes;         /* copies of the tensors that adapters change; 0 on a device, where they replace others */
     uint64_t kv_bytes, workspace_bytes;
     uint64_t total_bytes;          /* the four above; the mapped file comes on top, as page cache */
-    uint64_t available_bytes;      /* what the machine has free now; 0 = unknown */
+    uint64_t available_bytes;      /* what the machine or device has free now; 0 = unknown */
 } tmx_memory;
 TMX_API tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_isa isa,
                                    const tmx_session_params *params, int32_t n_threads, tmx_memory *memory, tmx_error *err);
@@ -374,7 +386,8 @@ typedef struct tmx_prompt {
  * TMX_OK, or  TMX_E_ARG        n_tokens <= 0, an id or seq out of range, a seq twice     session unchanged
  *             TMX_E_FULL       n_past + n_tokens > n_ctx                                 session unchanged
  *             TMX_E_CANCELLED  progress returned false                     n_past unchanged, logits undefined
- *             TMX_E_NUMERIC    the logits hold NaN or infinity             n_past unchanged, logits as computed   */
+ *             TMX_E_NUMERIC    the logits hold NaN or infinity             n_past unchanged, logits as computed
+ *             TMX_E_DEVICE     a call of the GPU failed; err names it      free the session                       */
 TMX_API tmx_status tmx_prefill(tmx_session *session, const tmx_prompt *prompts, int32_t n_prompts, tmx_error *err);
 
 /* One more token of a sequence that has been prefilled; dense over the whole cache.  logits [n_vocab].

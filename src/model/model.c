@@ -161,7 +161,7 @@ tmx_status tmx_model_probe_file(const tmx_file *file, const tmx_model_params *gi
     if (status == TMX_OK) status = vocab_create(&v, file, err);
     if (status == TMX_OK) status = lora_set_read(&loras, &params, file, &t, err);
     if (status == TMX_OK) {
-        *info = (tmx_model_info){ .architecture = t.family->architecture, .name = "", .fingerprint = "" };
+        *info = (tmx_model_info){ .architecture = t.family->architecture, .name = "", .fingerprint = "", .device = "cpu" };
         fill_info(info, &t.shape, file, &params, loras);
     }
     lora_set_free(loras);
@@ -320,7 +320,8 @@ static tmx_status pack_weights(tmx_model *m, tmx_pool *pool, tmx_error *err)
 
 static tmx_status check_memory(const tmx_model *m, tmx_error *err)
 {
-    const uint64_t packed = model_weight_bytes(&m->info, m->compute), merged = model_merged_bytes(&m->info, m->compute);
+    const bool is_on_cpu = strcmp(m->info.device, "cpu") == 0;
+    const uint64_t packed = is_on_cpu ? model_weight_bytes(&m->info, m->compute) : 0, merged = model_merged_bytes(&m->info, m->compute);
     const uint64_t have = mem_available_bytes();
     if (have == 0 || packed + merged <= have) return TMX_OK;
     char adapters[64] = "";
@@ -353,11 +354,12 @@ tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa)
 }
 
 /* Adapters are read, hashed, merged and closed: what comes after sees merged tensors in the file's table. */
-static tmx_status open_adapters(tmx_model *m, const lora_set *loras, const tmx_model_params *params, tmx_pool *pool,
-                                tmx_error *err)
+static tmx_status open_adapters(tmx_model *m, const lora_set *loras, const tmx_model_params *params, const char *device,
+                                tmx_pool *pool, tmx_error *err)
 {
     fingerprint(m, loras);
-    m->info = (tmx_model_info){ .architecture = m->tensors.family->architecture, .name = m->tensors.name, .fingerprint = m->fingerprint };
+    m->info = (tmx_model_info){ .architecture = m->tensors.family->architecture, .name = m->tensors.name,
+                                .fingerprint = m->fingerprint, .device = device };
     fill_info(&m->info, &m->tensors.shape, m->file, params, loras);
     TRY(check_memory(m, err));
     TRY(lora_set_merge(loras, m->file, m->compute, pool, &m->merged, err));
@@ -365,30 +367,31 @@ static tmx_status open_adapters(tmx_model *m, const lora_set *loras, const tmx_m
     return TMX_OK;
 }
 
-static tmx_status open_file(tmx_model *m, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
+static tmx_status open_file(tmx_model *m, const tmx_model_params *params, const char *device, tmx_pool *pool, tmx_error *err)
 {
+    const bool is_on_cpu = strcmp(device, "cpu") == 0;
     m->isa = cpu_isa_resolve(params->isa);
-    m->compute = model_compute_resolve(params->compute, m->isa);
+    m->compute = is_on_cpu ? model_compute_resolve(params->compute, m->isa) : TMX_COMPUTE_BF16;
     TRY(read_tensors(m->file, params, &m->tensors, err));
     TRY(vocab_create(&m->vocab, m->file, err));
     lora_set *loras;
     TRY(lora_set_read(&loras, params, m->file, &m->tensors, err));
-    const tmx_status status = open_adapters(m, loras, params, pool, err);
+    const tmx_status status = open_adapters(m, loras, params, device, pool, err);
     lora_set_free(loras);
     if (status != TMX_OK) return status;
     m->layers = mem_alloc((size_t)m->info.n_layers, sizeof *m->layers);
     if (m->layers == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", gguf_label(m->file), m->info.n_layers);
     TRY(expand_vectors(m, err));
-    return pack_weights(m, pool, err);
+    return is_on_cpu ? pack_weights(m, pool, err) : TMX_OK;
 }
 
-tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_params *params, tmx_pool *pool, tmx_error *err)
+tmx_status model_open(tmx_model **model, const char *path, const tmx_model_params *params, const char *device, tmx_pool *pool,
+                      tmx_error *err)
 {
-    if (model == NULL || path == NULL) return refuse(err, TMX_E_ARG, "tmx_model_open: NULL argument");
     tmx_model *m = mem_alloc(1, sizeof *m);
     if (m == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory", path);
     tmx_status status = tmx_file_open(&m->file, path, err);
-    if (status == TMX_OK) status = open_file(m, params != NULL ? params : &default_params, pool, err);
+    if (status == TMX_OK) status = open_file(m, params, device, pool, err);
     if (status != TMX_OK) {
         tmx_model_close(m);
         return status;
@@ -400,6 +403,7 @@ tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_p
 void tmx_model_close(tmx_model *m)
 {
     if (m == NULL) return;
+    if (m->free_on_device != NULL) m->free_on_device(m->on_device);
     for (int32_t l = 0; m->layers != NULL && l < m->info.n_layers; l++) {
         matmul_weight_free(m->layers[l].qkv);
         matmul_weight_free(m->layers[l].attn_output);
@@ -428,5 +432,6 @@ tmx_isa tmx_model_isa(const tmx_model *model) { return model->isa; }
 
 const char *tmx_model_provider(const tmx_model *model)
 {
+    if (!model_is_on_cpu(model)) return "cublaslt";
     return matmul_provider_of(model->last_kv) == MATMUL_ONEDNN ? "onednn" : "builtin";
 }

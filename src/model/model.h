@@ -122,12 +122,21 @@ struct tmx_model {
     rope_table rope, rope_long, rope_window;       /* see model_rope */
     float *vectors;                /* the memory behind all norms, biases and RoPE tables */
     void *merged;                  /* the memory behind tensors that adapters changed, see lora.h; or NULL */
-    vocab *vocab;
+    vocab *vocab;                  /* NULL: a model made for timing, without text */
+    /* What run/ keeps with the model for the device that computes; NULL on the CPU.  Then nothing is packed. */
+    void *on_device;
+    void (*free_on_device)(void *on_device);
 };
 
 /* The table of a layer in a session of n_ctx tokens.  LongRoPE has two sets of divisors: which one holds depends on how long
  * the session may get, not on how long it is, so that no key is ever turned by another table than the queries that see it. */
 const rope_table *model_rope(const tmx_model *model, int32_t layer, int32_t n_ctx);
+/* tmx_model_open for the CPU; or, when another device will compute, for everything but the packed weights: info.device says
+ * which, and compute is bf16. */
+tmx_status model_open(tmx_model **model, const char *path, const tmx_model_params *params, const char *device, tmx_pool *pool,
+                      tmx_error *err);
+
+static inline bool model_is_on_cpu(const tmx_model *m) { return m->free_on_device == NULL; }
 
 /* AUTO -> bf16 where the rung multiplies it in hardware. */
 tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa);

@@ -244,6 +244,9 @@ static tmx_status fill_probe(tmx_probe *p, const tmx_model *model, tmx_pool *poo
 tmx_status tmx_probe_create(tmx_probe **probe, const tmx_model *model, tmx_pool *pool, const tmx_probe_params *params, tmx_error *err)
 {
     if (probe == NULL || model == NULL) return refuse(err, TMX_E_ARG, "tmx_probe_create: NULL argument");
+    if (!model_is_on_cpu(model)) {
+        return refuse(err, TMX_E_UNSUPPORTED, "probe: the model was opened on %s; the probe runs on the CPU", model->info.device);
+    }
     tmx_probe *p = mem_alloc(1, sizeof *p);
     if (p == NULL) return refuse(err, TMX_E_MEMORY, "probe: out of memory");
     const tmx_status status = fill_probe(p, model, pool, params, err);

@@ -28,6 +28,8 @@ typedef struct memory_case {
     tmx_compute compute;           /* resolved, as isa is */
     tmx_isa isa;
     int32_t n_threads;
+    const tmx_model *model;        /* NULL: not opened yet */
+    bool is_taken_now;             /* a session is being made: refuse what does not fit */
 } memory_case;
 
 struct backend {
@@ -36,6 +38,8 @@ struct backend {
     /* session.state for s->params, which plan_memory has filled; free takes what a failed create leaves. */
     tmx_status (*create)(tmx_session *s, const tmx_memory *memory, tmx_error *err);
     void (*free)(tmx_session *s);
+    /* Makes room for a plan that will be the session's; NULL: any plan fits.  No prompt is at work. */
+    tmx_status (*fit_plan)(tmx_session *s, const tmx_plan *plan, tmx_error *err);
 
     void (*embed)(chunk *c);                               /* tokens -> x, and RoPE's positions */
     void (*norm)(chunk *c, norm_step step);
@@ -59,6 +63,9 @@ struct backend {
     tmx_status (*decode)(tmx_session *s, int32_t seq, int32_t token, float *logits, tmx_error *err);
 };
 
-extern const backend backend_cpu;
+extern const backend backend_cpu, backend_cuda;
+
+/* By tmx_model_info.device. */
+const backend *backend_of(const tmx_model_info *info);
 
 #endif

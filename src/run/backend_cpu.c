@@ -134,7 +134,11 @@ static tmx_status plan_memory(const memory_case *at, tmx_session_params *p, tmx_
     size_t n_scratch;
     m.workspace_bytes = workspace_bytes(at, p, &kv, &n_scratch);
     *memory = m;
-    return TMX_OK;
+    const uint64_t n_needed = m.kv_bytes + m.workspace_bytes;
+    if (!at->is_taken_now || m.available_bytes == 0 || n_needed <= m.available_bytes) return TMX_OK;
+    return refuse(err, TMX_E_MEMORY, "a session of %d x %d tokens needs %.2f GiB (KV cache %.2f), %.2f GiB are available",
+                  p->n_seqs, p->n_ctx, (double)n_needed / 0x1p30, (double)m.kv_bytes / 0x1p30,
+                  (double)m.available_bytes / 0x1p30);
 }
 
 static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *err)

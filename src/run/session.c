@@ -44,6 +44,11 @@ static tmx_status resolve_params(const tmx_model_info *m, const tmx_session_para
     return TMX_OK;
 }
 
+const backend *backend_of(const tmx_model_info *info)
+{
+    return info->device == NULL || strcmp(info->device, "cpu") == 0 ? &backend_cpu : &backend_cuda;
+}
+
 tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_isa isa, const tmx_session_params *params,
                            int32_t n_threads, tmx_memory *memory, tmx_error *err)
 {
@@ -54,7 +59,7 @@ tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_
     tmx_session_params p;
     tmx_memory m;
     TRY(resolve_params(info, params, &p, err));
-    TRY(backend_cpu.plan_memory(&at, &p, &m, err));
+    TRY(backend_of(info)->plan_memory(&at, &p, &m, err));
     m.total_bytes = m.weight_bytes + m.merged_bytes + m.kv_bytes + m.workspace_bytes;
     *memory = m;
     return TMX_OK;
@@ -70,10 +75,11 @@ static tmx_status fill_session(tmx_session *s, const tmx_model *model, const tmx
                                const tmx_session_params *params, tmx_error *err)
 {
     const tmx_model_info *info = &model->info;
-    const memory_case at = { .info = info, .compute = model->compute, .isa = model->isa, .n_threads = pool_n_threads(pool) };
+    const memory_case at = { .info = info, .compute = model->compute, .isa = model->isa,
+                             .n_threads = pool_n_threads(pool), .model = model, .is_taken_now = true };
     s->model = model;
     s->pool = pool;
-    s->backend = &backend_cpu;
+    s->backend = backend_of(info);
     TRY(check_plan(plan, info, err));
     TRY(resolve_params(info, params, &s->params, err));
     if (plan == NULL) TRY(plan_create_dense(&s->plan, info->n_layers, err));
@@ -81,12 +87,6 @@ static tmx_status fill_session(tmx_session *s, const tmx_model *model, const tmx
     TRY(plan_bind_windows(s->plan, info, err));
     tmx_memory memory;
     TRY(s->backend->plan_memory(&at, &s->params, &memory, err));
-    const uint64_t n_needed = memory.kv_bytes + memory.workspace_bytes;
-    if (memory.available_bytes != 0 && n_needed > memory.available_bytes) {
-        return refuse(err, TMX_E_MEMORY, "a session of %d x %d tokens needs %.2f GiB (KV cache %.2f), %.2f GiB are available",
-                      s->params.n_seqs, s->params.n_ctx, (double)n_needed / 0x1p30, (double)memory.kv_bytes / 0x1p30,
-                      (double)memory.available_bytes / 0x1p30);
-    }
     s->n_past = mem_alloc((size_t)s->params.n_seqs, sizeof *s->n_past);
     s->cold = mem_alloc((size_t)s->params.n_seqs, sizeof *s->cold);
     s->segments = mem_alloc((size_t)s->params.n_seqs, sizeof *s->segments);
@@ -154,6 +154,7 @@ tmx_status tmx_session_set_plan(tmx_session *s, const tmx_plan *plan, tmx_error 
         if (s->n_past[i] != 0) return refuse(err, TMX_E_ARG, "plan: sequence %d already holds %d tokens", i, s->n_past[i]);
     }
     tmx_plan *copy;
+    if (s->backend->fit_plan != NULL) TRY(s->backend->fit_plan(s, plan, err));
     TRY(plan_copy(&copy, plan, err));
     const tmx_status status = plan_bind_windows(copy, &s->model->info, err);
     if (status != TMX_OK) {

@@ -79,7 +79,8 @@ class tmx_model_info(Structure):
                 ("n_embd", c_int32), ("n_heads", c_int32), ("n_kv_heads", c_int32), ("head_dim", c_int32), ("n_ff", c_int32),
                 ("n_vocab", c_int32), ("n_ctx_train", c_int32), ("rope_freq_base", c_float), ("rms_eps", c_float),
                 ("n_params", c_uint64), ("n_ctx_max", c_int32), ("n_loras", c_int32), ("n_merged", c_uint64),
-                ("n_window", c_int32), ("window_period", c_int32)]
+                ("n_window", c_int32), ("window_period", c_int32), ("n_experts", c_int32), ("n_experts_used", c_int32),
+                ("device", c_char_p)]
 
 
 class tmx_lora(Structure):
@@ -91,7 +92,7 @@ warn_function = CFUNCTYPE(None, c_void_p, c_char_p)
 
 class tmx_model_params(Structure):
     _fields_ = [("compute", c_enum), ("isa", c_enum), ("warn", warn_function), ("warn_ctx", c_void_p),
-                ("loras", POINTER(tmx_lora)), ("n_loras", c_int32), ("rope_freq_base", c_float)]
+                ("loras", POINTER(tmx_lora)), ("n_loras", c_int32), ("rope_freq_base", c_float), ("device", c_char_p)]
 
 
 class tmx_turn(Structure):
@@ -192,6 +193,7 @@ FUNCTIONS = {
     "tmx_model_compute": (c_enum, [c_void_p]),
     "tmx_model_isa": (c_enum, [c_void_p]),
     "tmx_model_provider": (c_char_p, [c_void_p]),
+    "tmx_model_device_name": (c_char_p, [c_void_p]),
     "tmx_model_close": (None, [c_void_p]),
     "tmx_tokenize": (c_enum, [c_void_p, c_char_p, c_size_t, c_uint32, POINTER(c_int32), c_size_t, POINTER(c_size_t), _err]),
     "tmx_chat_tokenize": (c_enum, [c_void_p, POINTER(tmx_chat), POINTER(c_int32), c_size_t, POINTER(c_size_t), _err]),

@@ -96,6 +96,9 @@ class ModelInfo(NamedTuple):
     n_merged: int
     n_window: int                      # of the model's own sliding-window layers; 0 = there are none
     window_period: int                 # layer l has no window where (l + 1) % window_period == 0; 0 = all have it
+    n_experts: int                     # of a layer; 0 = none
+    n_experts_used: int                # for one token
+    device: str                        # "cpu" or "cuda:0"
 
 
 def _info_from(struct: _abi.tmx_model_info) -> ModelInfo:
@@ -202,18 +205,19 @@ class Model(Object):
     isa       "auto" or a rung of the CPU: "scalar", "avx2", "avx512", "avx512bf16"
     loras     adapters to merge: paths, or (path, scale) pairs
     rope_freq_base  0 = the file's; a value also lifts the limit on n_ctx
+    device    "cpu"; "cuda" or "cuda:1", an NVIDIA GPU; "auto", the first GPU that can run the model, else the CPU
     pool      threads for opening and for the model's sessions; None = default_pool()
     warn      called with a line of text, such as for unknown extra tensors
     """
 
     def __init__(self, path: Path, *, compute: str = "auto", isa: str = "auto", loras: Sequence = (), rope_freq_base: float = 0,
-                 pool: Optional[Pool] = None, warn: Optional[Callable[[str], None]] = None):
+                 device: str = "cpu", pool: Optional[Pool] = None, warn: Optional[Callable[[str], None]] = None):
         self.pool = pool if pool is not None else default_pool()
         pairs = [lora if isinstance(lora, tuple) else (lora, 1) for lora in loras]
         adapters = (_abi.tmx_lora * len(pairs))(*(_abi.tmx_lora(path_bytes(p), scale) for p, scale in pairs))
         warn_lines = _abi.warn_function((lambda _, line: warn(text_of(line))) if warn is not None else 0)
         params = _abi.tmx_model_params(compute=compute_of(compute), isa=_isa(isa), warn=warn_lines, loras=adapters,
-                                       n_loras=len(pairs), rope_freq_base=rope_freq_base)
+                                       n_loras=len(pairs), rope_freq_base=rope_freq_base, device=device.encode())
         pool_handle = self.pool._open()
         with self.pool._running():
             pointer = create(lib.tmx_model_open, path_bytes(path), byref(params), pool_handle.pointer)
@@ -222,6 +226,7 @@ class Model(Object):
         self.compute = Compute(lib.tmx_model_compute(pointer)).name[len("TMX_COMPUTE_"):].lower()
         self.isa = text_of(lib.tmx_isa_name(lib.tmx_model_isa(pointer)))
         self.provider = text_of(lib.tmx_model_provider(pointer))
+        self.device_name = text_of(lib.tmx_model_device_name(pointer))
         self.chat_format: Optional[str] = text_of(lib.tmx_chat_format(pointer)) or None
 
     def tokenize(self, text: Text, *, special: bool = False, bos: bool = True) -> np.ndarray:

@@ -1,0 +1,38 @@
+/* cuda_weights.h - a model's weights in the memory of a CUDA device.  In: a model that was opened without packing.  Out: bf16
+ * matrices with their product algorithms chosen, f32 norms; kept with the model (model.on_device) until it is closed, shared by
+ * its sessions.  Never computes. */
+#ifndef TMX_RUN_CUDA_WEIGHTS_H
+#define TMX_RUN_CUDA_WEIGHTS_H
+
+#include "model/model.h"
+#include "ops/cuda/ops_cuda.h"
+
+/* Shapes as in model_layer; every layer has all of them, since single rows run on them too. */
+typedef struct cuda_layer {
+    gpu_weight qkv, attn_output, gate_up, down;
+    const float *attn_norm, *ffn_norm;             /* device, [n_embd] */
+} cuda_layer;
+
+typedef struct cuda_weights {
+    gpu *g;                        /* for copying and choosing; sessions have their own */
+    int32_t device;
+    cuda_layer *layers;            /* [n_layers] */
+    gpu_weight last_kv, last_q;    /* views of the last layer's qkv, with algorithms of their own */
+    gpu_weight token_embd, lm_head;                /* one memory when tied */
+    const float *output_norm;      /* device, [n_embd] */
+    const float *inverse_freq;     /* device, [n_rot / 2]: RoPE's angle per position, of all layers */
+    void *memory;                  /* device: the block behind all of them */
+} cuda_weights;
+
+/* "cuda:1" -> 1; -1: another word. */
+int32_t cuda_device_index(const char *device);
+
+/* Device memory the weights take, from what is known of a file before it is opened. */
+uint64_t cuda_weight_bytes(const tmx_model_info *info);
+/* Sizes that the kernels do not have, in one sentence. */
+tmx_status cuda_model_check(const tmx_model_info *info, tmx_error *err);
+/* Copies the weights of a model opened for this device, or makes random ones for a model without a file, and hangs them on it.
+ * TMX_E_UNSUPPORTED, TMX_E_DEVICE, TMX_E_MEMORY; the model can be closed in any case. */
+tmx_status cuda_weights_attach(tmx_model *model, tmx_pool *pool, tmx_error *err);
+
+#endif
