@@ -97,7 +97,7 @@ static void print_row(bench_report *report, const bench_result *r, const numbers
     snprintf(cells[1], sizeof cells[1], "%.2f %s", (double)f->model_bytes / (is_small ? 0x1p20 : 0x1p30), is_small ? "MiB" : "GiB");
     snprintf(cells[2], sizeof cells[2], "%.2f %s", (double)f->n_params / (f->n_params < 1000000000 ? 1e6 : 1e9),
              f->n_params < 1000000000 ? "M" : "B");
-    snprintf(cells[3], sizeof cells[3], "CPU");
+    snprintf(cells[3], sizeof cells[3], "%s", f->gpu[0] == '\0' ? "CPU" : "CUDA");
     snprintf(cells[4], sizeof cells[4], "%d", f->n_threads);
     snprintf(cells[5], sizeof cells[5], "%s", f->labels[r->plan]);
     cells[6][0] = cells[7][0] = cells[8][0] = '\0';
@@ -124,12 +124,13 @@ static void print_record(bench_report *report, const bench_result *r, const numb
     const bool has_prompt = r->test.n_prompt > 0;
     const field fields[] = {
         field_text("build_commit", TMX_COMMIT), field_count("build_number", TMX_COMMIT_NUMBER),
-        field_text("cpu_info", f->cpu), field_text("gpu_info", ""), field_text("backends", "CPU"),
+        field_text("cpu_info", f->cpu), field_text("gpu_info", f->gpu),
+        field_text("backends", f->gpu[0] == '\0' ? "CPU" : "CUDA"),
         field_text("model_filename", f->model_path), field_text("model_type", f->model_type),
         field_count("model_size", (int64_t)f->model_bytes), field_count("model_n_params", (int64_t)f->n_params),
         field_count("n_threads", f->n_threads), field_text("isa", f->isa), field_text("compute", f->compute),
         field_text("type_k", f->cache_type), field_text("type_v", f->cache_type), field_count("n_chunk", f->n_chunk),
-        field_count("n_gpu_layers", 0),
+        field_count("n_gpu_layers", f->gpu[0] == '\0' ? 0 : -1),
         field_count("n_prompt", r->test.n_prompt), field_count("n_gen", r->test.n_gen), field_count("n_depth", r->test.n_depth),
         field_text("test_time", when),
         field_count("avg_ns", llround(x->ns.mean)), field_count("stddev_ns", llround(x->ns.stddev)),

@@ -15,6 +15,7 @@ typedef struct bench_facts {       /* the same for all results of a run */
     char model_type[64];           /* "llama 135M Q4_1" */
     uint64_t model_bytes, n_params;/* of the tensors */
     char cpu[96];
+    const char *gpu;               /* what computed instead of the CPU; "" = none */
     const char *isa, *compute, *cache_type;
     int32_t n_threads, n_chunk, n_layers, n_repeats;
     int64_t seed;

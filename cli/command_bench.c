@@ -166,11 +166,13 @@ static int open_model(benchmark *b)
     const bench_options *o = b->options;
     tmx_error err;
     tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning };
+    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning,
+                                .device = device_choose(o->device) };
     model_choose(&o->changes, loras, &params);
     if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
     if (tmx_model_open(&b->model, o->model, &params, b->pool, &err) != TMX_OK) return complain_error(&err);
     const bool is_f32 = tmx_model_compute(b->model) == TMX_COMPUTE_F32;
+    b->facts.gpu = tmx_model_device_name(b->model);
     b->facts.isa = tmx_isa_name(tmx_model_isa(b->model));
     b->facts.compute = is_f32 ? "f32" : "bf16";
     b->facts.cache_type = o->cache_type == TMX_TYPE_F32 || (o->cache_type == TMX_TYPE_DEFAULT && is_f32) ? "f32" : "bf16";

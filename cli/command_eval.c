@@ -263,7 +263,8 @@ static int open_model(evaluation *e)
     const eval_options *o = e->options;
     tmx_error err;
     tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning };
+    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning,
+                                .device = device_choose(o->device) };
     model_choose(&o->changes, loras, &params);
     if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
     if (tmx_pool_create(&e->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);

@@ -19,7 +19,7 @@ static int open_target(plan_target *t, const plan_options *o)
 {
     tmx_error err;
     tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { 0 };
+    tmx_model_params params = { .device = o->budget != NULL ? device_choose(o->device) : "cpu" };
     model_choose(&o->changes, loras, &params);
     if (o->output == NULL && o->probe == NULL) {
         if (tmx_file_open(&t->file, o->model, &err) != TMX_OK) return complain_error(&err);

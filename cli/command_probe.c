@@ -63,6 +63,9 @@ static int open_model(prober *p)
     tmx_error err;
     tmx_lora loras[MAX_TEXTS];
     tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning };
+    if (strncmp(device_choose(o->device), "cuda", 4) == 0) {
+        return complain(EXIT_INPUT, "option --device: %s: the probe does not run on a GPU yet; --device cpu does", o->device);
+    }
     model_choose(&o->changes, loras, &params);
     if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
     if (tmx_pool_create(&p->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);

@@ -28,7 +28,8 @@ static int open_model(runner *r)
     const run_options *o = r->options;
     tmx_error err;
     tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning };
+    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning,
+                                .device = device_choose(o->device) };
     model_choose(&o->changes, loras, &params);
     const double start_ms = clock_ms();
     if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);

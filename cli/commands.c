@@ -44,6 +44,14 @@ _Static_assert(TMX_TYPE_DEFAULT == 0 && TMX_TYPE_F32 == 1 && TMX_TYPE_BF16 == 2,
       .fallback = "the plan's, which is 128 unless it says otherwise", .offset = offsetof(type, plan.n_last), \
       .help = "last rows of the prompt that see everything in a triangle layer" }
 
+#define DEVICE_ROW(type, what) \
+    { .group = "Machine", .name = "device", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", \
+      .offset = offsetof(type, device), .help = what }
+
+#define MODEL_DEVICE_ROW(type) \
+    DEVICE_ROW(type, "what computes: cpu; cuda or cuda:N, an NVIDIA GPU; auto takes the first GPU that can run the model, else " \
+                     "the CPU, and the CPU where --isa or --compute f32 is given")
+
 #define MACHINE_ROWS(type) \
     { .group = "Machine", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT, .max = MAX_THREADS, \
       .offset = offsetof(type, n_threads), \
@@ -133,6 +141,7 @@ static const option_spec run_rows[] = {
       .max = MAX_TOKENS, .initial = -1, .fallback = "what the prompt and -n need, at most the model's context; with -i that, at most 8192",
       AT(n_ctx),
       .help = "tokens the context holds; 0 = the model's context" },
+    MODEL_DEVICE_ROW(run_options),
     MACHINE_ROWS(run_options),
     SESSION_ROWS(run_options),
 
@@ -210,6 +219,9 @@ static const option_spec plan_rows[] = {
     { .group = "Plan from a probe", .letter = 's', .name = "seed", .argument = "N", .kind = OPTION_INTEGER, .max = 4294967295.0,
       .initial = 1, AT(seed),
       .help = "with --budget: seed of the prompts; take another than the probe's" },
+    { .group = "Plan from a probe", .name = "device", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(device),
+      .help = "with --budget, what computes: cpu; cuda or cuda:N, an NVIDIA GPU; auto takes the first GPU that can run the model, "
+              "else the CPU" },
     { .group = "Plan from a probe", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT, .max = MAX_THREADS,
       AT(n_threads),
       .help = "with --budget: worker threads; 0 = one for every core" },
@@ -286,6 +298,7 @@ static const option_spec probe_rows[] = {
       AT(n_last),
       .help = "rows of the last section; Middle is what is left" },
 
+    DEVICE_ROW(probe_options, "what computes: cpu, or auto, which is the CPU; the probe does not run on a GPU yet"),
     MACHINE_ROWS(probe_options),
 
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(output),
@@ -372,6 +385,7 @@ static const option_spec eval_rows[] = {
       .help = "dense against one --plan with a size changed: window=128,256,512 (or sink=, last=); "
               "layers=0..30 takes the plan's pattern to the deepest 0, 1, ... 30 layers" },
 
+    MODEL_DEVICE_ROW(eval_options),
     MACHINE_ROWS(eval_options),
     SESSION_ROWS(eval_options),
 
@@ -462,6 +476,7 @@ static const option_spec bench_rows[] = {
       .fallback = "512", AT(n_rows),
       .help = "with --kernels: rows of activations a product takes" },
 
+    MODEL_DEVICE_ROW(bench_options),
     MACHINE_ROWS(bench_options),
     SESSION_ROWS(bench_options),
 

@@ -32,7 +32,7 @@ typedef struct run_options {
 
     plan_choice plan;
 
-    const char *isa;
+    const char *device, *isa;    /* NULL = auto */
     int32_t n_ctx;                 /* -1 = what prompt and answer need; 0 = the model's */
     int32_t n_threads, n_chunk;
     int32_t compute, cache_type;   /* tmx_compute, tmx_type */
@@ -57,6 +57,7 @@ typedef struct plan_options {
     int32_t n_samples, n_tokens;   /* n_tokens -1 = as the probe's prompts */
     int64_t seed;
     int32_t n_threads;
+    const char *device;            /* NULL = auto */
     const char *output, *note, *picture;
     bool list_presets, is_quiet;
 } plan_options;
@@ -73,7 +74,7 @@ typedef struct probe_options {
     bool is_correct_only;
     int32_t n_sink, n_window, n_last;      /* of the sections */
     int32_t n_threads, compute;
-    const char *isa;
+    const char *device, *isa;    /* NULL = auto */
     const char *output, *picture;
     bool is_resumed, is_quiet;
 } probe_options;
@@ -101,7 +102,7 @@ typedef struct eval_options {
     int32_t n_sink, n_window, n_last;      /* -1 = each plan's own */
     const char *sweep;
 
-    const char *isa;
+    const char *device, *isa;    /* NULL = auto */
     int32_t n_threads, n_chunk;
     int32_t compute, cache_type;
 
@@ -128,7 +129,7 @@ typedef struct bench_options {
     text_list head_dims, groups;
     int32_t n_rows;                /* -1 = not given */
 
-    const char *isa;
+    const char *device, *isa;      /* NULL = auto */
     int32_t n_threads, n_chunk;
     int32_t compute, cache_type;
 

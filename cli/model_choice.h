@@ -8,6 +8,8 @@
 
 /* Sets the fields that `changes` speaks of.  loras [MAX_TEXTS] is the memory behind params->loras. */
 void model_choose(const model_changes *changes, tmx_lora *loras, tmx_model_params *params);
+/* --device, whose default is auto. */
+static inline const char *device_choose(const char *given) { return given != NULL ? given : "auto"; }
 /* "adapters": [{"path": ..., "scale": ...}] */
 void json_adapters(json_writer *j, const model_changes *changes);
 

@@ -26,6 +26,8 @@ static const char *cache_name(const runner *r)
     return r->options->cache_type == TMX_TYPE_DEFAULT ? compute_name(r) : names[r->options->cache_type];
 }
 
+static bool is_on_cpu(const tmx_model_info *m) { return strcmp(m->device, "cpu") == 0; }
+
 /* ---------------------------------------------------------------- standard error */
 
 /* "name          text", text printable */
@@ -44,12 +46,17 @@ void print_model(const runner *r)
         .n_ctx = tmx_session_n_ctx(r->session), .n_chunk = r->options->n_chunk, .n_seqs = r->options->is_conversation ? 1 : r->prompts.n,
         .kv_type = (tmx_type)r->options->cache_type,
     };
-    char line[256], weights[32], merged[32], adapters[64] = "", kv[32], workspace[32], load[32];
+    char line[256], machine[128], weights[32], merged[32], adapters[64] = "", kv[32], workspace[32], load[32];
     snprintf(line, sizeof line, "%s %s, %d layers, context %d, loaded in %s", m->architecture, m->name, m->n_layers,
              m->n_ctx_train, text_of_ms(r->load_ms, load));
     print_fact("model", line);
-    snprintf(line, sizeof line, "%d threads, %s, compute %s, cache %s, products by %s", tmx_pool_n_threads(r->pool),
-             tmx_isa_name(tmx_model_isa(r->model)), compute_name(r), cache_name(r), tmx_model_provider(r->model));
+    if (is_on_cpu(m)) {
+        snprintf(machine, sizeof machine, "%d threads, %s", tmx_pool_n_threads(r->pool), tmx_isa_name(tmx_model_isa(r->model)));
+    } else {
+        snprintf(machine, sizeof machine, "%s, %.80s", m->device, tmx_model_device_name(r->model));
+    }
+    snprintf(line, sizeof line, "%s, compute %s, cache %s, products by %s", machine, compute_name(r), cache_name(r),
+             tmx_model_provider(r->model));
     print_fact("machine", line);
     if (tmx_memory_plan(m, tmx_model_compute(r->model), tmx_model_isa(r->model), &params, tmx_pool_n_threads(r->pool),
                         &memory, NULL) != TMX_OK) return;
@@ -103,6 +110,11 @@ static void print_run_facts(const runner *r, const timed_run *run)
     snprintf(line, sizeof line, "%zu token%s, TTFT %s, prefill %.1f tok/s", n_tokens, n_tokens == 1 ? "" : "s",
              text_of_ms(run->ttft_ms, ttft), rate(t->n_prefill_tokens, t->prefill_ms));
     print_fact("prompt", line);
+    const tmx_model_info *m = tmx_model_info_get(r->model);
+    if (!is_on_cpu(m)) {
+        snprintf(line, sizeof line, "%s, %.80s", m->device, tmx_model_device_name(r->model));
+        print_fact("device", line);
+    }
     if (r->options->n_predict != 0) print_answer_facts(r, run);
     print_fact("plan", tmx_plan_text(run->plan, line, sizeof line));
     snprintf(line, sizeof line, "matmul %.0f %%, attention %.0f %%, rest %.0f %%", t->matmul_ms / whole,
@@ -231,6 +243,8 @@ static void json_settings(json_writer *j, const runner *r)
     json_end(j);
     json_begin_object(j, "machine");
     json_count(j, "n_threads", tmx_pool_n_threads(r->pool));
+    json_text(j, "device", m->device);
+    json_text(j, "device_name", is_on_cpu(m) ? NULL : tmx_model_device_name(r->model));
     json_text(j, "isa", tmx_isa_name(tmx_model_isa(r->model)));
     json_text(j, "compute", compute_name(r));
     json_text(j, "cache_type", cache_name(r));

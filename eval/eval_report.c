@@ -96,6 +96,10 @@ bool report_setting(const eval_report *r, int32_t i, const char **label, char *l
         return true;
     case 1:
         *label = "machine";
+        if (strcmp(m->device, "cpu") != 0) {
+            snprintf(line, size, "bf16, %s, %s", tmx_model_device_name(p->model), tmx_model_provider(p->model));
+            return true;
+        }
         snprintf(line, size, "%s, %s, %s, %d threads", tmx_model_compute(p->model) == TMX_COMPUTE_BF16 ? "bf16" : "f32",
                  tmx_isa_name(tmx_model_isa(p->model)), tmx_model_provider(p->model), r->n_threads);
         return true;
@@ -322,6 +326,7 @@ static json_t *report_object(const eval_report *r, bool *is_whole)
     put(o, "model", json_pack("{s:o, s:s, s:s}", "path", text_value(r->model_path), "architecture", m->architecture,
                               "fingerprint", m->fingerprint), is_whole);
     put(o, "compute", json_string(tmx_model_compute(p->model) == TMX_COMPUTE_BF16 ? "bf16" : "f32"), is_whole);
+    put(o, "device", json_string(m->device), is_whole);
     put(o, "isa", json_string(tmx_isa_name(tmx_model_isa(p->model))), is_whole);
     put(o, "n_threads", json_integer(r->n_threads), is_whole);
     put(o, "chat_format", p->is_chat ? json_string(tmx_chat_format(p->model)) : json_null(), is_whole);

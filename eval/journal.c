@@ -55,7 +55,8 @@ static json_t *make_header(const eval_params *p)
     put(&header, "version", json_integer(FORMAT_VERSION));
     put(&header, "model", json_string(tmx_model_info_get(m)->fingerprint));
     put(&header, "compute", json_integer(tmx_model_compute(m)));
-    put(&header, "isa", json_string(tmx_isa_name(tmx_model_isa(m))));
+    const bool is_on_cpu = strcmp(tmx_model_info_get(m)->device, "cpu") == 0;      /* else the card takes the rung's place */
+    put(&header, "isa", json_string(is_on_cpu ? tmx_isa_name(tmx_model_isa(m)) : tmx_model_device_name(m)));
     put(&header, "cache_type", json_integer(p->session.kv_type));
     put(&header, "is_chat", json_boolean(p->is_chat));
     put(&header, "seed", json_integer((json_int_t)p->seed));
