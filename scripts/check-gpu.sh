@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # check-gpu.sh [BUILD]: everything that needs a GPU, in one go: the attention kernels against the f64 oracle on random shapes, the
-# operators of the room ops, both under compute-sanitizer (memcheck, racecheck) on small shapes, and the machine code.  BUILD is
-# build/release unless given; it is configured and built first if it is not there.  Ends with one line: N passed, N failed, N
-# skipped.
+# operators of the room ops, both under compute-sanitizer (memcheck, racecheck) on small shapes, whole models, and the machine
+# code.  BUILD is build/release unless given; it is configured and built first if it is not there.  Ends with one line: N passed,
+# N failed, N skipped.
 set -u
 cd "$(dirname "$0")/.."
 build=${1:-build/release}
@@ -25,12 +25,20 @@ tally() {
     n_passed=$((n_passed + p)) n_failed=$((n_failed + f)) n_skipped=$((n_skipped + ${s:-0}))
 }
 
-if [ ! -x "$build/check_gpu_ops" ]; then
+if [ ! -x "$build/check_gpu_model_128" ]; then
     cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DTMX_CUDA=ON && cmake --build "$build" || exit 3
 fi
 tally "$build/check_gpu" --cases 150
 tally "$build/check_gpu" --cases 60 --seed 2
 tally "$build/check_gpu_ops"
+# Whole models; the demo model as well where scripts/fetch-models.sh has put it.
+demo=models/SmolLM2-135M-Instruct.Q4_1.gguf
+if [ -f "$demo" ]; then
+    tally "$build/check_gpu_model_64" --model "$demo" --ids tests/vectors/prompt_smollm2_4096.txt
+else
+    tally "$build/check_gpu_model_64"
+fi
+tally "$build/check_gpu_model_128"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu" --small --cases 12

@@ -14,8 +14,13 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { TINY_LAYERS = 3, TINY_EMBD = 48, TINY_HEADS = 6, TINY_KV_HEADS = 2, TINY_HEAD_DIM = 8, TINY_FF = 80, TINY_CTX = 1024,
-       TINY_VOCAB = 257 };
+/* A program may have other widths: it defines these before it includes the file.  A wider model needs smaller weights: scores
+ * that grow with the width make it answer to every rounding. */
+#ifndef TINY_WIDTHS
+#define TINY_WIDTHS TINY_EMBD = 48, TINY_HEADS = 6, TINY_KV_HEADS = 2, TINY_HEAD_DIM = 8, TINY_FF = 80
+#define TINY_SPREAD 0.35f
+#endif
+enum { TINY_LAYERS = 3, TINY_WIDTHS, TINY_CTX = 1024, TINY_VOCAB = 257 };
 
 typedef struct tiny_model {
     char path[64];
@@ -57,6 +62,7 @@ static inline void tiny_keys(gguf_writer *w)
     gw_key_u32(w, "llama.attention.head_count", TINY_HEADS);
     gw_key_u32(w, "llama.attention.head_count_kv", TINY_KV_HEADS);
     gw_key_u32(w, "llama.feed_forward_length", TINY_FF);
+    if (TINY_EMBD != TINY_HEADS * TINY_HEAD_DIM) gw_key_u32(w, "llama.attention.key_length", TINY_HEAD_DIM);
     gw_key_u32(w, "llama.context_length", TINY_CTX);
     gw_key_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     gw_key_f32(w, "llama.rope.freq_base", 10000.0f);
@@ -90,7 +96,7 @@ static inline void tiny_model_create_changed(tiny_model *m, uint64_t seed, bool 
     memset(m, 0, sizeof *m);
     m->is_tied = is_tied;
     m->has_rope_divisors = has_rope_divisors;
-    m->block = calloc(400000, sizeof(float));
+    m->block = calloc(2 << 20, sizeof(float));
     float *at = m->block;
     tiny_keys(w);
     tv_token(&bytes, "<|endoftext|>", 3);
@@ -110,7 +116,7 @@ static inline void tiny_model_create_changed(tiny_model *m, uint64_t seed, bool 
             char name[64];
             snprintf(name, sizeof name, "blk.%d.%s.weight", l, parts[i].name);
             const float centre = parts[i].n_out == 1 ? 1.0f : 0.0f;
-            *parts[i].to = tiny_tensor(w, &at, &state, name, parts[i].n_out, parts[i].n_in, centre, 0.35f);
+            *parts[i].to = tiny_tensor(w, &at, &state, name, parts[i].n_out, parts[i].n_in, centre, TINY_SPREAD);
         }
     }
     for (const char *const *name = change->hidden; name != NULL && *name != NULL; name++) {

@@ -1,0 +1,391 @@
+/* check_gpu_model.c - whole models on a CUDA device: against f64 and the CPU's f32, and bit for bit against themselves.
+ *
+ *     check_gpu_model [--model FILE.gguf --ids FILE]      the demo model and its prompt, too
+ *
+ * Without a usable GPU, everything is skipped and counted.  Ends with "N passed, N failed, N skipped". */
+#define TINY_WIDTHS TINY_EMBD = 128, TINY_HEADS = 6, TINY_KV_HEADS = 2, TINY_HEAD_DIM = CHECK_HEAD_DIM, TINY_FF = 192
+#define TINY_SPREAD 0.16f
+#include "tiny_model.h"
+
+#include <stdarg.h>
+
+enum { N_PROMPT = 403, N_SEQS = 4 };
+
+/* Against f64, relative to the largest logit: the limit of bf16 on the CPU in test_session.c, which reaches 1.1e-2 on these
+ * models.  What a plan leaves out must move the logits by more, or the comparison would not see a wrong pattern. */
+static const double WORST_LOGIT = 0.04;
+/* Against the CPU's f32, as docs/gpu.md states it; the best token must agree where its lead is clear. */
+static const double MOST_KL = 2e-3, CLEAR_MARGIN = 0.5;
+
+static int n_passed, n_failed, n_skipped;
+
+__attribute__((format(printf, 2, 3)))
+static bool check(bool is_right, const char *format, ...)
+{
+    va_list args;
+    *(is_right ? &n_passed : &n_failed) += 1;
+    printf("%s: ", is_right ? "ok    " : "FAILED");
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    putchar('\n');
+    fflush(stdout);
+    return is_right;
+}
+
+static const char *const plan_specs[] = { "dense", "triangle", "triangle:0", "streaming" };
+enum { N_PLANS = sizeof plan_specs / sizeof plan_specs[0] };
+
+static tmx_plan *make_plan(const tmx_model *model, const char *spec, int32_t n_sink, int32_t n_window, int32_t n_last)
+{
+    tmx_plan *plan = NULL;
+    tmx_error err = { 0 };
+    if (tmx_plan_parse(&plan, spec, tmx_model_info_get(model), &err) != TMX_OK
+        || tmx_plan_set_sizes(plan, n_sink, n_window, n_last, &err) != TMX_OK) {
+        check(false, "plan %s: %s", spec, err.text);
+        exit(1);
+    }
+    return plan;
+}
+
+static void random_tokens(int32_t *tokens, int32_t n, uint64_t seed)
+{
+    for (int32_t i = 0; i < n; i++) tokens[i] = (int32_t)(tiny_random(&seed) % TINY_VOCAB);
+}
+
+static tmx_session *open_session(const tmx_model *model, tmx_pool *pool, const tmx_plan *plan, const tmx_session_params *params)
+{
+    tmx_session *session = NULL;
+    tmx_error err = { 0 };
+    if (tmx_session_create(&session, model, plan, pool, params, &err) == TMX_OK) return session;
+    check(false, "session: %s", err.text);
+    exit(1);
+}
+
+static bool prefill(tmx_session *session, const int32_t *tokens, int32_t n, int32_t seq, float *logits)
+{
+    tmx_error err = { 0 };
+    const tmx_prompt prompt = { .tokens = tokens, .n_tokens = n, .seq = seq, .logits = logits };
+    return tmx_prefill(session, &prompt, 1, &err) == TMX_OK || check(false, "prefill: %s", err.text);
+}
+
+static void fresh_logits(const tmx_model *model, tmx_pool *pool, const tmx_plan *plan, int32_t n_chunk, const int32_t *tokens, int32_t n,
+                         float *logits)
+{
+    const int32_t n_vocab = tmx_model_info_get(model)->n_vocab;
+    for (int32_t i = 0; i < n_vocab; i++) logits[i] = NAN;
+    tmx_session *session = open_session(model, pool, plan, &(tmx_session_params){ .n_chunk = n_chunk, .n_ctx = n });
+    prefill(session, tokens, n, 0, logits);
+    tmx_session_free(session);
+}
+
+static bool is_equal(const float *a, const float *b, int32_t n) { return memcmp(a, b, (size_t)n * sizeof *a) == 0; }
+
+static double worst_difference(const float *a, const double *b)
+{
+    double worst = 0, largest = 0;
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        const double difference = fabs((double)a[i] - b[i]);
+        if (!(difference <= worst)) worst = difference;         /* NaN never passes */
+        largest = fmax(largest, fabs(b[i]));
+    }
+    return worst / largest;
+}
+
+/* ---------------------------------------------------------------- the tiny model */
+
+/* How far the patterns move the logits of a whole prompt, in f64. */
+static double plan_effect(const tiny_model *tiny, const int32_t *tokens, const tmx_pattern *patterns)
+{
+    const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE }, all_dense[TINY_LAYERS] = { dense, dense, dense };
+    double expected[TINY_VOCAB], other[TINY_VOCAB];
+    float rounded[TINY_VOCAB];
+    tiny_forward_f64(tiny, tokens, N_PROMPT, all_dense, expected);
+    tiny_forward_f64(tiny, tokens, N_PROMPT, patterns, other);
+    for (int i = 0; i < TINY_VOCAB; i++) rounded[i] = (float)other[i];
+    return worst_difference(rounded, expected);
+}
+
+static void logits_match_f64(const tiny_model *tiny, const tmx_model *model, tmx_pool *pool)
+{
+    static const int32_t lengths[] = { 1, 2, 17, 64, 65, 129, N_PROMPT };
+    int32_t tokens[N_PROMPT];
+    random_tokens(tokens, N_PROMPT, 1);
+    for (int p = 0; p < N_PLANS; p++) {
+        tmx_plan *plan = make_plan(model, plan_specs[p], 3, 20, 11);
+        tmx_pattern patterns[TINY_LAYERS];
+        double worst = 0;
+        for (int l = 0; l < TINY_LAYERS; l++) patterns[l] = *tmx_plan_layer(plan, l);
+        for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+            float logits[TINY_VOCAB];
+            double expected[TINY_VOCAB];
+            fresh_logits(model, pool, plan, 0, tokens, lengths[i], logits);
+            tiny_forward_f64(tiny, tokens, lengths[i], patterns, expected);
+            const double d = worst_difference(logits, expected);
+            if (!(d <= worst)) worst = d;
+        }
+        check(worst <= WORST_LOGIT, "head_dim %d, %s against f64: worst difference %.2e (limit %.2g)", TINY_HEAD_DIM, plan_specs[p], worst,
+              WORST_LOGIT);
+        if (p > 0) check(plan_effect(tiny, tokens, patterns) > 2 * WORST_LOGIT, "%s is not dense", plan_specs[p]);
+        tmx_plan_free(plan);
+    }
+}
+
+static void chunks_change_nothing(const tmx_model *model, tmx_pool *pool)
+{
+    static const int32_t chunks[] = { 1, 7, 64, 100, N_PROMPT - 1, 5000 };
+    int32_t tokens[N_PROMPT];
+    random_tokens(tokens, N_PROMPT, 2);
+    for (int p = 0; p < N_PLANS; p++) {
+        tmx_plan *plan = make_plan(model, plan_specs[p], 3, 20, 11);
+        float whole[TINY_VOCAB], logits[TINY_VOCAB];
+        fresh_logits(model, pool, plan, N_PROMPT, tokens, N_PROMPT, whole);
+        for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
+            fresh_logits(model, pool, plan, chunks[i], tokens, N_PROMPT, logits);
+            check(is_equal(whole, logits, TINY_VOCAB), "%s in chunks of %d: same bits", plan_specs[p], chunks[i]);
+        }
+        tmx_plan_free(plan);
+    }
+}
+
+/* Prompts below the plan's min_tokens among them. */
+static void a_batch_is_its_prompts(const tmx_model *model, tmx_pool *pool)
+{
+    static const int32_t lengths[N_SEQS] = { 90, 1, N_PROMPT, 33 }, seqs[N_SEQS] = { 2, 0, 3, 1 };
+    static int32_t tokens[N_SEQS][N_PROMPT];
+    static float alone[N_SEQS][TINY_VOCAB], together[N_SEQS][TINY_VOCAB];
+    tmx_prompt prompts[N_SEQS];
+    tmx_error err = { 0 };
+    tmx_plan *plan = make_plan(model, "triangle", 3, 20, 11);
+    tmx_plan_set_min_tokens(plan, 80, NULL);
+    for (int i = 0; i < N_SEQS; i++) {
+        random_tokens(tokens[i], N_PROMPT, (uint64_t)i + 10);
+        fresh_logits(model, pool, plan, 0, tokens[i], lengths[i], alone[i]);
+        prompts[i] = (tmx_prompt){ .tokens = tokens[i], .n_tokens = lengths[i], .seq = seqs[i], .logits = together[i] };
+    }
+    for (int32_t n_chunk = 30; n_chunk < 800; n_chunk += 250) {
+        tmx_session *session = open_session(model, pool, plan, &(tmx_session_params){ .n_seqs = N_SEQS, .n_chunk = n_chunk });
+        memset(together, 0xff, sizeof together);
+        const bool is_done = tmx_prefill(session, prompts, N_SEQS, &err) == TMX_OK;
+        check(is_done && memcmp(alone, together, sizeof alone) == 0, "a batch of %d in chunks of %d: same bits %s", N_SEQS, n_chunk,
+              is_done ? "" : err.text);
+        tmx_session_free(session);
+    }
+    tmx_plan_free(plan);
+}
+
+static void decoding_goes_on(const tiny_model *tiny, const tmx_model *model, tmx_pool *pool)
+{
+    enum { N_FIRST = 150, N_MORE = 40 };
+    const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE }, patterns[TINY_LAYERS] = { dense, dense, dense };
+    int32_t tokens[N_PROMPT];
+    static float fresh[N_MORE][TINY_VOCAB];
+    float logits[TINY_VOCAB];
+    double worst = 0;
+    bool is_same = true;
+    tmx_error err = { 0 };
+    random_tokens(tokens, N_PROMPT, 4);
+    tmx_session *session = open_session(model, pool, NULL, &(tmx_session_params){ .n_seqs = 2 });
+    prefill(session, tokens + 7, 60, 0, NULL);             /* a neighbour */
+    prefill(session, tokens, N_FIRST, 1, NULL);
+    for (int i = 0; i < N_MORE; i++) {
+        double expected[TINY_VOCAB];
+        if (tmx_decode(session, 1, tokens[N_FIRST + i], fresh[i], &err) != TMX_OK) check(false, "decode: %s", err.text);
+        tiny_forward_f64(tiny, tokens, N_FIRST + i + 1, patterns, expected);
+        const double d = worst_difference(fresh[i], expected);
+        if (!(d <= worst)) worst = d;
+    }
+    check(worst <= WORST_LOGIT, "decoding against f64: worst difference %.2e (limit %.2g)", worst, WORST_LOGIT);
+    check(tmx_session_rewind(session, 1, N_FIRST + 3, &err) == TMX_OK, "rewind");
+    for (int i = 0; i < N_MORE; i++) tmx_decode(session, 1, tokens[i], logits, &err);
+    tmx_session_rewind(session, 1, N_FIRST + 3, &err);
+    for (int i = 3; i < N_MORE; i++) {
+        tmx_decode(session, 1, tokens[N_FIRST + i], logits, &err);
+        is_same &= is_equal(logits, fresh[i], TINY_VOCAB);
+    }
+    check(is_same, "a rewound sequence gives the same bits again");
+    tmx_session_free(session);
+}
+
+static bool stop_after(void *ctx, const tmx_progress *p)
+{
+    int *n_left = ctx;
+    return p->n_done > 0 && p->n_done <= p->n_total && (*n_left)-- > 0;
+}
+
+static void a_stopped_prefill_leaves_no_trace(const tmx_model *model, tmx_pool *pool)
+{
+    int32_t tokens[N_PROMPT];
+    float fresh[TINY_VOCAB], again[TINY_VOCAB];
+    tmx_error err = { 0 };
+    tmx_plan *plan = make_plan(model, "triangle", 3, 20, 11);
+    random_tokens(tokens, N_PROMPT, 6);
+    fresh_logits(model, pool, plan, 50, tokens, N_PROMPT, fresh);
+    for (int n_steps = 0; n_steps < 6; n_steps += 2) {
+        int n_left = n_steps;
+        tmx_session *session = open_session(model, pool, plan, &(tmx_session_params){ .n_chunk = 50, .progress = stop_after, .progress_ctx = &n_left });
+        const tmx_prompt prompt = { .tokens = tokens, .n_tokens = N_PROMPT, .logits = again };
+        const tmx_status status = tmx_prefill(session, &prompt, 1, &err);
+        check(status == TMX_E_CANCELLED && tmx_session_n_past(session, 0) == 0, "stopped after %d chunks: %s", n_steps, err.text);
+        n_left = 1000;
+        prefill(session, tokens, N_PROMPT, 0, again);
+        check(is_equal(fresh, again, TINY_VOCAB), "and run again: same bits");
+        tmx_session_free(session);
+    }
+    tmx_plan_free(plan);
+}
+
+static void a_plan_may_grow(const tmx_model *model, tmx_pool *pool)
+{
+    enum { N_LONG = 20000 };
+    static int32_t tokens[N_LONG];
+    float fresh[TINY_VOCAB], logits[TINY_VOCAB];
+    tmx_error err = { 0 };
+    tmx_plan *small = make_plan(model, "triangle", 8, 64, 16), *large = make_plan(model, "triangle", 8, 64, 3000);
+    random_tokens(tokens, N_LONG, 8);
+    fresh_logits(model, pool, large, 0, tokens, N_LONG, fresh);
+    tmx_session *session = open_session(model, pool, small, &(tmx_session_params){ .n_ctx = N_LONG, .n_chunk = 700 });
+    check(tmx_session_set_plan(session, large, &err) == TMX_OK, "a plan with more last rows");
+    prefill(session, tokens, N_LONG, 0, logits);
+    check(is_equal(fresh, logits, TINY_VOCAB), "the session gives the bits of one made for it");
+    tmx_session_free(session);
+    tmx_plan_free(small);
+    tmx_plan_free(large);
+}
+
+static void refusals_say_why(const tmx_model *model, const tiny_model *tiny, tmx_pool *pool)
+{
+    tmx_error err = { 0 };
+    tmx_session *session = NULL;
+    tmx_model *other = NULL;
+    tmx_memory memory = { 0 };
+    const tmx_session_params huge = { .n_ctx = 100000000 }, f32 = { .kv_type = TMX_TYPE_F32 };
+    tmx_status status = tmx_session_create(&session, model, NULL, pool, &huge, &err);
+    check(status == TMX_E_MEMORY && strstr(err.text, "tokens would fit") != NULL, "too long a context: %s", err.text);
+    status = tmx_session_create(&session, model, NULL, pool, &f32, &err);
+    check(status == TMX_E_UNSUPPORTED, "f32 cache: %s", err.text);
+    status = tmx_model_open(&other, tiny->path, &(tmx_model_params){ .device = "cuda", .compute = TMX_COMPUTE_F32 }, pool, &err);
+    check(status == TMX_E_UNSUPPORTED, "f32 products: %s", err.text);
+    status = tmx_model_open(&other, tiny->path, &(tmx_model_params){ .device = "cuda:15" }, pool, &err);
+    check(status == TMX_E_DEVICE, "no such device: %s", err.text);
+    tmx_probe *probe = NULL;
+    status = tmx_probe_create(&probe, model, pool, NULL, &err);
+    check(status == TMX_E_UNSUPPORTED, "probe: %s", err.text);
+    status = tmx_memory_plan(tmx_model_info_get(model), TMX_COMPUTE_BF16, TMX_ISA_AUTO, NULL, 1, &memory, &err);
+    check(status == TMX_OK && memory.kv_bytes > 0 && memory.available_bytes > 0, "memory plan: %.1f MiB of %.1f GiB",
+          (double)memory.total_bytes / 0x1p20, (double)memory.available_bytes / 0x1p30);
+}
+
+static bool check_tiny(tmx_pool *pool)
+{
+    tiny_model tiny;
+    tmx_model *model = NULL;
+    tmx_error err = { 0 };
+    tiny_model_create(&tiny, 7, false, true);
+    const tmx_model_params params = { .device = "cuda", .rope_freq_base = 10000.0f };      /* lifts the limit on the context */
+    const tmx_status status = tmx_model_open(&model, tiny.path, &params, pool, &err);
+    if (status == TMX_E_UNSUPPORTED || status == TMX_E_DEVICE) {
+        printf("skipped: %s\n", err.text);
+        n_skipped++;
+        tiny_model_free(&tiny);
+        return false;
+    }
+    if (check(status == TMX_OK, "open on %s %s", status == TMX_OK ? tmx_model_device_name(model) : "a GPU:", err.text)) {
+        logits_match_f64(&tiny, model, pool);
+        chunks_change_nothing(model, pool);
+        a_batch_is_its_prompts(model, pool);
+        decoding_goes_on(&tiny, model, pool);
+        a_stopped_prefill_leaves_no_trace(model, pool);
+        a_plan_may_grow(model, pool);
+        refusals_say_why(model, &tiny, pool);
+    }
+    tmx_model_close(model);
+    tiny_model_free(&tiny);
+    return true;
+}
+
+/* ---------------------------------------------------------------- a model from a file */
+
+static int32_t read_ids(const char *path, int32_t *ids, int32_t n_most)
+{
+    FILE *f = fopen(path, "r");
+    int32_t n = 0;
+    while (f != NULL && n < n_most && fscanf(f, "%d", &ids[n]) == 1) n++;
+    if (f != NULL) fclose(f);
+    return n;
+}
+
+static void check_file(const char *path, const char *ids_path, tmx_pool *pool)
+{
+    enum { N_MOST = 4096 };
+    static const struct { const char *spec; int32_t n_tokens; } cases[] = {
+        { "dense", 1 }, { "dense", 129 }, { "dense", 1024 }, { "triangle:10-29", 1024 }, { "dense", N_MOST }, { "triangle:10-29", N_MOST },
+    };
+    static int32_t ids[N_MOST];
+    tmx_model *cpu = NULL, *cuda = NULL;
+    tmx_error err = { 0 };
+    const int32_t n_ids = read_ids(ids_path, ids, N_MOST);
+    if (tmx_model_open(&cpu, path, &(tmx_model_params){ .compute = TMX_COMPUTE_F32 }, pool, &err) != TMX_OK
+        || tmx_model_open(&cuda, path, &(tmx_model_params){ .device = "cuda" }, pool, &err) != TMX_OK || n_ids < N_MOST) {
+        check(false, "%s: %s (%d ids)", path, err.text, n_ids);
+        tmx_model_close(cpu);
+        tmx_model_close(cuda);
+        return;
+    }
+    const int32_t n_vocab = tmx_model_info_get(cpu)->n_vocab;
+    float *expected = malloc((size_t)n_vocab * sizeof *expected), *logits = malloc((size_t)n_vocab * sizeof *logits);
+    float *chunked = malloc((size_t)n_vocab * sizeof *chunked);
+    if (expected == NULL || logits == NULL || chunked == NULL) abort();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const int32_t n = cases[i].n_tokens;
+        tmx_plan *plan = make_plan(cpu, cases[i].spec, 8, 512, 128);
+        tmx_agreement a;
+        fresh_logits(cpu, pool, plan, 0, ids, n, expected);
+        fresh_logits(cuda, pool, plan, 0, ids, n, logits);
+        fresh_logits(cuda, pool, plan, 300, ids, n, chunked);
+        tmx_logits_compare(expected, logits, n_vocab, &a);
+        check(a.kl <= MOST_KL && (a.top_a == a.top_b || a.margin_a < CLEAR_MARGIN),
+              "%s, %d tokens: KL to the CPU's f32 %.2e (limit %.2g), best %d and %d, lead %.2f", cases[i].spec, n, a.kl, MOST_KL, a.top_a,
+              a.top_b, a.margin_a);
+        check(is_equal(logits, chunked, n_vocab), "%s, %d tokens in chunks of 300: same bits", cases[i].spec, n);
+        if (n > 1 && n < N_MOST) {
+            tmx_session *session = open_session(cuda, pool, NULL, &(tmx_session_params){ .n_ctx = n });
+            prefill(session, ids, n / 2, 0, NULL);
+            for (int32_t k = n / 2; k < n; k++) tmx_decode(session, 0, ids[k], logits, &err);
+            if (strcmp(cases[i].spec, "dense") == 0) {
+                tmx_logits_compare(expected, logits, n_vocab, &a);
+                check(a.kl <= MOST_KL, "the second half of %d decoded token by token: KL %.2e", n, a.kl);
+            }
+            tmx_session_free(session);
+        }
+        tmx_plan_free(plan);
+    }
+    free(expected);
+    free(logits);
+    free(chunked);
+    tmx_model_close(cpu);
+    tmx_model_close(cuda);
+}
+
+int main(int argc, char **argv)
+{
+    const char *model = NULL, *ids = NULL;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--model") == 0) model = argv[i + 1];
+        else if (strcmp(argv[i], "--ids") == 0) ids = argv[i + 1];
+    }
+    tmx_pool *pool;
+    tmx_error err;
+    if (tmx_pool_create(&pool, 0, &err) != TMX_OK) return 1;
+    if (check_tiny(pool)) {
+        if (model != NULL && ids != NULL) {
+            check_file(model, ids, pool);
+        } else {
+            printf("skipped: no model file was given (--model FILE --ids FILE)\n");
+            n_skipped++;
+        }
+    }
+    tmx_pool_free(pool);
+    printf("%d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
+    return n_failed == 0 ? 0 : 1;
+}
