@@ -41,6 +41,8 @@ class TinyModel(Refusals):
         self.assertEqual((info.architecture, info.n_layers, info.n_vocab, info.n_kv_heads), ("llama", 3, 257, 2))
         self.assertEqual(len(info.fingerprint), 64)
         self.assertEqual(tmx.probe_file(TINY)[3:], info[3:])
+        self.assertEqual((info.device, self.model.device_name), ("cpu", ""))
+        self.refuses(Status.TMX_E_ARG, "tpu", tmx.Model, TINY, device="tpu")
         self.assertIsNone(self.model.chat_format)
         memory = self.model.memory(n_ctx=100)
         self.assertEqual(memory.total_bytes, sum(memory[:4]))

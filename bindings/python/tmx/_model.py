@@ -98,7 +98,7 @@ class ModelInfo(NamedTuple):
     window_period: int                 # layer l has no window where (l + 1) % window_period == 0; 0 = all have it
     n_experts: int                     # of a layer; 0 = none
     n_experts_used: int                # for one token
-    device: str                        # "cpu" or "cuda:0"
+    device: str                        # "cpu" or "cuda:0": what computes, and whose memory a session takes
 
 
 def _info_from(struct: _abi.tmx_model_info) -> ModelInfo:
@@ -205,7 +205,7 @@ class Model(Object):
     isa       "auto" or a rung of the CPU: "scalar", "avx2", "avx512", "avx512bf16"
     loras     adapters to merge: paths, or (path, scale) pairs
     rope_freq_base  0 = the file's; a value also lifts the limit on n_ctx
-    device    "cpu"; "cuda" or "cuda:1", an NVIDIA GPU; "auto", the first GPU that can run the model, else the CPU
+    device    "cpu", "cuda" (the first GPU), "cuda:1", or "auto": a GPU if one can run the model
     pool      threads for opening and for the model's sessions; None = default_pool()
     warn      called with a line of text, such as for unknown extra tensors
     """
@@ -217,7 +217,8 @@ class Model(Object):
         adapters = (_abi.tmx_lora * len(pairs))(*(_abi.tmx_lora(path_bytes(p), scale) for p, scale in pairs))
         warn_lines = _abi.warn_function((lambda _, line: warn(text_of(line))) if warn is not None else 0)
         params = _abi.tmx_model_params(compute=compute_of(compute), isa=_isa(isa), warn=warn_lines, loras=adapters,
-                                       n_loras=len(pairs), rope_freq_base=rope_freq_base, device=device.encode())
+                                       n_loras=len(pairs), rope_freq_base=rope_freq_base,
+                                       device=_text_bytes(device, "device"))
         pool_handle = self.pool._open()
         with self.pool._running():
             pointer = create(lib.tmx_model_open, path_bytes(path), byref(params), pool_handle.pointer)
@@ -226,7 +227,7 @@ class Model(Object):
         self.compute = Compute(lib.tmx_model_compute(pointer)).name[len("TMX_COMPUTE_"):].lower()
         self.isa = text_of(lib.tmx_isa_name(lib.tmx_model_isa(pointer)))
         self.provider = text_of(lib.tmx_model_provider(pointer))
-        self.device_name = text_of(lib.tmx_model_device_name(pointer))
+        self.device_name = text_of(lib.tmx_model_device_name(pointer))     # "NVIDIA H200"; "" on the CPU
         self.chat_format: Optional[str] = text_of(lib.tmx_chat_format(pointer)) or None
 
     def tokenize(self, text: Text, *, special: bool = False, bos: bool = True) -> np.ndarray:
