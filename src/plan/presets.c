@@ -6,13 +6,13 @@
 
 /* Which layers are triangle, and who says so.  llama-* and qwen2.5-*: arXiv 2507.21526 and its code, starting layers
  * 16, 16 and 20, every layer from there on.  qwen3-8b: the list of the Ascend NPU port.  smollm2-135m-instruct: ours, by
- * a measured sweep (docs/plans.md). */
+ * tmx probe and a budget (docs/plans.md). */
 static const struct { const char *name, *architecture; int32_t n_layers; const char *layers; } presets[] = {
     { .name = "llama-3.1-8b-instruct", .architecture = "llama", .n_layers = 32, .layers = "16-31" },
     { .name = "llama-3-8b-262k", .architecture = "llama", .n_layers = 32, .layers = "16-31" },
     { .name = "qwen2.5-7b-instruct", .architecture = "qwen2", .n_layers = 28, .layers = "20-27" },
     { .name = "qwen3-8b", .architecture = "qwen3", .n_layers = 36, .layers = "5,7,10,15-35" },
-    { .name = "smollm2-135m-instruct", .architecture = "llama", .n_layers = 30, .layers = "9-13,16-17,19-29" },
+    { .name = "smollm2-135m-instruct", .architecture = "llama", .n_layers = 30, .layers = "9-11,13,15,17-19,21-29" },
 };
 enum { N_PRESETS = sizeof presets / sizeof presets[0] };
 
