@@ -2,7 +2,8 @@
 
 #include <math.h>
 
-static bool is_better(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a < b); }
+/* Experts come in ascending order, so of two equal ones the first stays ahead. */
+static bool is_better(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b]; }
 
 void model_choose_experts(const model_shape *s, const float *scores, expert_choice *chosen)
 {

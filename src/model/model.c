@@ -273,27 +273,23 @@ static tmx_status pack_experts(tmx_model *m, model_layer *layer, tmx_pool *pool,
     const size_t n = (size_t)m->info.n_experts;
     const tensor_rows *gate = layer->tensors->experts, *up = gate + n, *down = up + n;
     TRY(pack(m, &layer->router, (const gguf_tensor *[]){ layer->tensors->router }, 1, pool, err));
-    layer->expert_gate_up = mem_alloc(n, sizeof *layer->expert_gate_up);
-    layer->expert_down = mem_alloc(n, sizeof *layer->expert_down);
-    if (layer->expert_gate_up == NULL || layer->expert_down == NULL) {
-        return refuse(err, TMX_E_MEMORY, "%s: out of memory for %zu experts", gguf_label(m->file), n);
-    }
+    layer->experts = mem_alloc(n, sizeof *layer->experts);
+    if (layer->experts == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for %zu experts", gguf_label(m->file), n);
     for (size_t e = 0; e < n; e++) {
-        TRY(pack(m, &layer->expert_gate_up[e], (const gguf_tensor *[]){ &gate[e].rows, &up[e].rows }, 2, pool, err));
-        TRY(pack(m, &layer->expert_down[e], (const gguf_tensor *[]){ &down[e].rows }, 1, pool, err));
+        TRY(pack(m, &layer->experts[e].gate_up, (const gguf_tensor *[]){ &gate[e].rows, &up[e].rows }, 2, pool, err));
+        TRY(pack(m, &layer->experts[e].down, (const gguf_tensor *[]){ &down[e].rows }, 1, pool, err));
     }
     return TMX_OK;
 }
 
 static void free_experts(model_layer *layer, int32_t n)
 {
-    for (int32_t e = 0; e < n; e++) {
-        if (layer->expert_gate_up != NULL) matmul_weight_free(layer->expert_gate_up[e]);
-        if (layer->expert_down != NULL) matmul_weight_free(layer->expert_down[e]);
+    for (int32_t e = 0; layer->experts != NULL && e < n; e++) {
+        matmul_weight_free(layer->experts[e].gate_up);
+        matmul_weight_free(layer->experts[e].down);
     }
     matmul_weight_free(layer->router);
-    mem_free(layer->expert_gate_up);
-    mem_free(layer->expert_down);
+    mem_free(layer->experts);
 }
 
 static tmx_status pack_weights(tmx_model *m, tmx_pool *pool, tmx_error *err)

@@ -52,6 +52,8 @@ typedef struct layer_tensors {
     const tensor_rows *experts;                    /* [3][n_experts]: gate, up, down of each; then there are no others */
 } layer_tensors;
 
+typedef struct expert_weights { matmul_weight *gate_up, *down; } expert_weights;
+
 /* Packed for prefill.  The last layer has none of these: only one row of each prompt goes through it beyond K and V. */
 typedef struct model_layer {
     const layer_tensors *tensors;
@@ -64,7 +66,7 @@ typedef struct model_layer {
     matmul_weight *gate_up;        /* [2 n_ff][n_embd]: gate rows, then up rows */
     matmul_weight *down;           /* [n_embd][n_ff] */
     matmul_weight *router;         /* [n_experts][n_embd] */
-    matmul_weight **expert_gate_up, **expert_down;             /* [n_experts] */
+    expert_weights *experts;       /* [n_experts] */
 } model_layer;
 
 /* Rows of a fused tensor as a tensor of their own; follows the whole when an adapter is laid over it. */

@@ -45,9 +45,9 @@ static void run_expert(chunk *c, int32_t e)
     const int32_t n = rows_of(c, e);
     if (n == 0) return;
     for (int32_t i = 0; i < n; i++) memcpy(act_row(r, a->gathered, i, n_embd), act_row(r, a->normed, a->expert_rows[i], n_embd), row_bytes);
-    product(c, w->expert_gate_up[e], a->gathered, n_embd, n, a->gate_up, 2 * n_ff);
+    product(c, w->experts[e].gate_up, a->gathered, n_embd, n, a->gate_up, 2 * n_ff);
     cpu_gate_rows(c, n);
-    product(c, w->expert_down[e], a->gated, n_ff, n, a->expert_out, n_embd);
+    product(c, w->experts[e].down, a->gated, n_ff, n, a->expert_out, n_embd);
     for (int32_t i = 0; i < n; i++) {
         const float weight = weight_of(r, m->n_experts_used, a->expert_rows[i], e), *y = a->expert_out + (size_t)i * n_embd;
         float *x = a->x + (size_t)a->expert_rows[i] * n_embd;
