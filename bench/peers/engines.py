@@ -1,6 +1,6 @@
-"""engines.py ENGINE MODEL THREADS LONGEST - one engine that answers requests; run.py starts it and speaks to it.
+"""engines.py ENGINE MODEL THREADS LONGEST FD - one engine that answers requests; run.py starts it and speaks to it.
 
-Requests and answers are lines of JSON on standard input and on file descriptor 3:
+Requests and answers are lines of JSON on standard input and on file descriptor FD:
     {"ids": [...], "n_gen": G}          -> {"ttft_s": X, "step_s": Y, "first": ID}      step_s: of one decoded token; null for G = 0
     {"n": N, "dim": D, "group": G, "type": "bf16"}    (torch-sdpa)      -> {"ms": X}
 The first line answered is {"ready": "what runs"}.  Whatever the engine itself prints goes to standard error."""
@@ -136,7 +136,7 @@ def create(engine, path, n_threads, n_longest):
 
 def main():
     engine, path, n_threads, n_longest = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    answers = os.fdopen(3, "w")
+    answers = os.fdopen(int(sys.argv[5]), "w")
     os.dup2(2, 1)                              # libraries print where they like
     peer = create(engine, path, n_threads, n_longest)
     print(json.dumps({"ready": peer.name}), file=answers, flush=True)

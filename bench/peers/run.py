@@ -56,9 +56,8 @@ class Peer:
         self.engine, self.error = engine, None
         answers, theirs = os.pipe()
         self.log = os.path.join(env, engine + ".log")
-        # a shell gives the pipe the number 3 that engines.py writes to
-        command = ["sh", "-c", f'exec "$@" 3>&{theirs}', "sh", os.path.join(env, "bin", "python"), os.path.join(HERE, "engines.py"),
-                   engine, model, str(n_threads), str(n_longest)]
+        command = [os.path.join(env, "bin", "python"), os.path.join(HERE, "engines.py"), engine, model, str(n_threads), str(n_longest),
+                   str(theirs)]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[theirs], text=True,
                                             env={**os.environ, "OMP_NUM_THREADS": str(n_threads)})
