@@ -2,9 +2,10 @@
 # Everything a change must pass: installs what is missing, builds with gcc (release; address, undefined and thread
 # sanitizers) and clang, runs all tests, replays the fuzz corpora, compares the demo model's logits with the stored
 # reference, and lints.  Ends with one line: N passed, N failed, N skipped.
-# Takes about ten minutes on two cores.
+# Takes about twenty minutes on two cores.
 #
-# check.sh --extended also fetches Gemma 3 270M (250 MB) and checks it; without it, its checks count as skipped.
+# check.sh --extended also fetches Gemma 3 270M (250 MB) and checks it, and compares token ids with the implementations whose
+# Python packages are installed; without it, Gemma's checks count as skipped.
 set -u
 cd "$(dirname "$0")"
 extended=() fetched=()
@@ -61,6 +62,9 @@ step "tests: asan and ubsan"          env ASAN_OPTIONS=detect_leaks=1 ctest --te
 step "tests: tsan"                    ctest --test-dir build/tsan -V -R 'test_(base|session)'
 step "logits against the reference"   python3 tests/check-logits.py "${extended[@]}"
 step "bits: chunks, threads, patterns"    python3 tests/check-bits.py
+if [ "${#extended[@]}" -gt 0 ]; then
+    step "token ids of published vocabularies" python3 tests/check-tokens-extended.py      # of the packages that are there
+fi
 step "library: installed, examples"   tests/check-install.sh build/release
 step "python: installed by pip, tests"  tests/check-python.sh build/release
 step "rooms: includes go one way"     scripts/check-rooms.sh
