@@ -1,5 +1,6 @@
 /* test_families.c - a tiny random model of every family: logits against transformers' own class (stored), chunks and threads
  * against each other to the bit, prefill against decoding, and what a plan may change. */
+#include "gguf/gguf.h"
 #include "tiny_family_f64.h"
 
 #include <setjmp.h>
@@ -353,6 +354,52 @@ static void experts_are_counted(void **state)
     expect_counts(4, 0, 8, "qwen3moe.expert_used_count is 0, expected 1..4");
 }
 
+/* Bytes of the header changed at random: a file opens or is refused with a reason, and nothing reads beyond it (the sanitizers
+ * watch). */
+static void spoiled_headers_are_survived(void **state)
+{
+    (void)state;
+    enum { N_TRIALS = 300 };
+    int n_opened = 0, n_refused = 0;
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        tf_model m;
+        tf_create(&m, &tf_specs[i]);
+        FILE *file = fopen(m.path, "rb");
+        assert_true(file != NULL && fseek(file, 0, SEEK_END) == 0);
+        const size_t n_bytes = (size_t)ftell(file);
+        unsigned char *whole = malloc(n_bytes), *spoiled = malloc(n_bytes);
+        rewind(file);
+        assert_int_equal(fread(whole, 1, n_bytes, file), n_bytes);
+        assert_int_equal(fclose(file), 0);
+        tmx_file *good;
+        assert_int_equal(gguf_open_memory(&good, whole, n_bytes, "good", NULL), TMX_OK);
+        const size_t n_header = (size_t)gguf_tensor_at(good, 0)->offset_bytes;
+        tmx_file_close(good);
+        for (int k = 0; k < N_TRIALS; k++) {
+            tmx_file *bad;
+            tmx_model_info info;
+            tmx_error err = { 0 };
+            memcpy(spoiled, whole, n_bytes);
+            for (int b = 0; b <= k % 3; b++) {
+                const uint64_t random = tf_random(991, (uint64_t)((i * N_TRIALS + k) * 3 + b));
+                spoiled[random % n_header] = (unsigned char)(random >> 56);
+            }
+            tmx_status status = gguf_open_memory(&bad, spoiled, n_bytes, "bad", &err);
+            if (status == TMX_OK) {
+                status = tmx_model_probe_file(bad, NULL, &info, &err);
+                tmx_file_close(bad);
+            }
+            if (status == TMX_OK) n_opened++;
+            else n_refused++;
+            assert_true(status == TMX_OK || err.text[0] != '\0');
+        }
+        free(whole);
+        free(spoiled);
+        tf_free(&m);
+    }
+    assert_true(n_opened > 0 && n_refused > 0);
+}
+
 static int report(void **state)
 {
     (void)state;
@@ -371,6 +418,7 @@ int main(void)
         cmocka_unit_test(a_plan_leaves_own_windows_alone),
         cmocka_unit_test(what_is_not_there_is_named),
         cmocka_unit_test(experts_are_counted),
+        cmocka_unit_test(spoiled_headers_are_survived),
     };
     return cmocka_run_group_tests(tests, read_goldens, report);
 }
