@@ -139,6 +139,7 @@ static int make_sweep(evaluation *e)
     }
     const tmx_pattern *p = last_pattern(base);
     if (p == NULL) code = complain(EXIT_USAGE, "option --sweep: the plan is dense in every layer");
+    else if (tmx_pattern_is_dynamic(p->kind)) code = complain(EXIT_USAGE, "option --sweep: %s has none of these sizes", tmx_pattern_name(p->kind));
     if (code == 0) code = add_plan(e, "dense", -1, -1, -1);
     for (int32_t i = 0; i < n_values && code == 0; i++) code = add_swept(e, p, values[i]);
     tmx_plan_free(base);

@@ -42,7 +42,7 @@ static tmx_pattern pattern_of(const tmx_plan *plan, int32_t layer)
 static bool is_same(const tmx_pattern *a, const tmx_pattern *b)
 {
     if (a->kind != b->kind) return false;
-    return a->kind == TMX_PATTERN_DENSE
+    return a->kind == TMX_PATTERN_DENSE || tmx_pattern_is_dynamic(a->kind)
            || (a->n_sink == b->n_sink && a->n_window == b->n_window && a->n_last == b->n_last);
 }
 
@@ -60,7 +60,7 @@ static void print_layers(const tmx_plan *plan)
         }
         if (end - first == 1) snprintf(range, sizeof range, "%d", first);
         else snprintf(range, sizeof range, "%d-%d", first, end - 1);
-        if (p.kind == TMX_PATTERN_DENSE) {
+        if (p.kind == TMX_PATTERN_DENSE || tmx_pattern_is_dynamic(p.kind)) {
             printf("%-12s %s\n", range, tmx_pattern_name(p.kind));
             continue;
         }
@@ -70,14 +70,16 @@ static void print_layers(const tmx_plan *plan)
     }
 }
 
-/* Pairs over all layers; prefill needs only the last row of the last layer. */
+/* Pairs over all layers; prefill needs only the last row of the last layer.  What a dynamic layer drops depends on the prompt:
+ * it counts as dense. */
 static double count_pairs(const tmx_plan *plan, int32_t n_prompt, bool is_dense)
 {
     const int32_t n_layers = tmx_plan_n_layers(plan);
     double n = 0;
     for (int32_t layer = 0; layer < n_layers; layer++) {
         tmx_pattern p = pattern_of(plan, layer);
-        if (is_dense && tmx_plan_own_window(plan, layer) == 0) p.kind = TMX_PATTERN_DENSE;     /* what the model runs without a plan */
+        const bool is_own = tmx_plan_own_window(plan, layer) > 0;              /* what the model runs without a plan */
+        if ((is_dense && !is_own) || tmx_pattern_is_dynamic(p.kind)) p.kind = TMX_PATTERN_DENSE;
         n += (double)tmx_pattern_pairs(&p, n_prompt, layer == n_layers - 1 ? n_prompt - 1 : 0, n_prompt);
     }
     return n;
@@ -96,6 +98,9 @@ static void print_savings(const tmx_plan *plan, const tmx_model_info *info)
         printf("%-12s %12.4g %12.4g %16.1f %%\n", label, n_dense, n_plan, n_dense > 0 ? 100 * n_plan / n_dense : 0);
         is_beyond |= is_over;
     }
+    bool is_dynamic = false;
+    for (int32_t i = 0; i < tmx_plan_n_layers(plan); i++) is_dynamic |= tmx_pattern_is_dynamic(tmx_plan_layer(plan, i)->kind);
+    if (is_dynamic) printf("dynamic layers are counted as dense: what they drop depends on the prompt (tmx run -v shows it)\n");
     if (is_beyond) printf("* longer than the model's context of %d tokens\n", info->n_ctx_max);
 }
 

@@ -137,6 +137,7 @@ static void free_run(timed_run *run, int32_t n_prompts)
 {
     free(run->logits);
     free(run->layer_attention_ms);
+    free(run->layer_density);
     for (int32_t i = 0; i < n_prompts; i++) answer_free(&run->answers[i]);
 }
 
@@ -145,7 +146,8 @@ static int allocate_run(const runner *r, timed_run *run)
     const tmx_model_info *info = tmx_model_info_get(r->model);
     run->logits = malloc((size_t)r->prompts.n * (size_t)info->n_vocab * sizeof *run->logits);
     run->layer_attention_ms = calloc((size_t)info->n_layers, sizeof *run->layer_attention_ms);
-    if (run->logits != NULL && run->layer_attention_ms != NULL) return 0;
+    run->layer_density = calloc((size_t)info->n_layers, sizeof *run->layer_density);
+    if (run->logits != NULL && run->layer_attention_ms != NULL && run->layer_density != NULL) return 0;
     free_run(run, 0);
     *run = (timed_run){ 0 };
     return complain(EXIT_RESOURCES, "out of memory for the logits of %d prompts", r->prompts.n);
@@ -220,6 +222,7 @@ static int run_once(runner *r, const tmx_plan *plan, bool is_shown)
     tmx_session_timings(r->session, &run->timings);
     for (int32_t i = 0; i < tmx_model_info_get(r->model)->n_layers; i++) {
         run->layer_attention_ms[i] = tmx_session_layer_attention_ms(r->session, i);
+        run->layer_density[i] = tmx_session_layer_density(r->session, i);
     }
     r->n_runs++;
     return signals_interrupted() ? signals_say_interrupted() : 0;

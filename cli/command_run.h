@@ -13,6 +13,7 @@ typedef struct timed_run {
     tmx_timings timings;
     double ttft_ms;                /* tokenise + prefill + first sample, of the whole batch */
     double *layer_attention_ms;    /* [n_layers] */
+    double *layer_density;         /* [n_layers] */
     float *logits;                 /* [n_prompts][n_vocab], after the last prompt token */
     answer answers[MAX_TEXTS];     /* [n_prompts] */
 } timed_run;

@@ -44,7 +44,7 @@ void print_model(const runner *r)
     tmx_memory memory;
     const tmx_session_params params = {
         .n_ctx = tmx_session_n_ctx(r->session), .n_chunk = r->options->n_chunk, .n_seqs = r->options->is_conversation ? 1 : r->prompts.n,
-        .kv_type = (tmx_type)r->options->cache_type,
+        .kv_type = (tmx_type)r->options->cache_type, .plan = r->plan,
     };
     char line[256], machine[128], weights[32], merged[32], adapters[64] = "", kv[32], workspace[32], load[32];
     snprintf(line, sizeof line, "%s %s, %d layers, context %d, loaded in %s", m->architecture, m->name, m->n_layers,
@@ -117,15 +117,16 @@ static void print_run_facts(const runner *r, const timed_run *run)
     }
     if (r->options->n_predict != 0) print_answer_facts(r, run);
     print_fact("plan", tmx_plan_text(run->plan, line, sizeof line));
-    snprintf(line, sizeof line, "matmul %.0f %%, attention %.0f %%, rest %.0f %%", t->matmul_ms / whole,
-             t->attention_ms / whole, t->rest_ms / whole);
+    int n = snprintf(line, sizeof line, "matmul %.0f %%, attention %.0f %%", t->matmul_ms / whole, t->attention_ms / whole);
+    if (t->estimate_ms > 0) n += snprintf(line + n, sizeof line - (size_t)n, " (estimating %.1f %%)", t->estimate_ms / whole);
+    snprintf(line + n, sizeof line - (size_t)n, ", rest %.0f %%", t->rest_ms / whole);
     print_fact("prefill", line);
     if (!r->options->is_verbose) return;
     for (int32_t i = 0; i < tmx_plan_n_layers(run->plan); i++) {
         const bool is_own = tmx_plan_own_window(run->plan, i) > 0;
-        snprintf(line, sizeof line, "%3d  %-10s %8.1f ms", i,
+        snprintf(line, sizeof line, "%3d  %-10s %8.1f ms, %5.1f %% of the pairs", i,
                  is_own ? "own window" : tmx_pattern_name(tmx_plan_layer(run->plan, i)->kind),
-                 run->layer_attention_ms[i]);
+                 run->layer_attention_ms[i], 100 * run->layer_density[i]);
         print_fact(i == 0 ? "attention" : "", line);
     }
 }
@@ -217,6 +218,10 @@ void print_comparison(const runner *r)
     if (has_answer && is_short) print_columns("answer", a->text, b->text, "");
     print_ms("TTFT", dense->ttft_ms, plan->ttft_ms);
     print_ms("attention", dense->timings.attention_ms, plan->timings.attention_ms);
+    if (plan->timings.estimate_ms > 0) {
+        char estimate[32];
+        print_columns("  estimating", "", text_of_ms(plan->timings.estimate_ms, estimate), "");
+    }
     print_agreement(r, &c);
     if (has_answer && !is_short) {
         print_block("dense", a);
@@ -278,6 +283,7 @@ static void json_timings(json_writer *j, const runner *r, const timed_run *run)
     json_number(j, "ttft_ms", run->ttft_ms);
     json_number(j, "matmul_ms", t->matmul_ms);
     json_number(j, "attention_ms", t->attention_ms);
+    json_number(j, "estimate_ms", t->estimate_ms);
     json_number(j, "rest_ms", t->rest_ms);
     json_number(j, "decode_ms", t->decode_ms);
     json_count(j, "n_prefill_tokens", t->n_prefill_tokens);
@@ -295,6 +301,9 @@ static void json_run(json_writer *j, const runner *r, const timed_run *run)
     json_begin_object(j, NULL);
     json_plan(j, "plan", run->plan);
     json_timings(j, r, run);
+    json_begin_array(j, "layer_density");
+    for (int32_t i = 0; i < tmx_plan_n_layers(run->plan); i++) json_number(j, NULL, run->layer_density[i]);
+    json_end(j);
     json_begin_array(j, "answers");
     for (int32_t i = 0; i < r->prompts.n; i++) {
         const answer *a = &run->answers[i];

@@ -1,5 +1,5 @@
 /* rooms: plan */
-/* Bytes as a plan file and as a layer list.  What is accepted must survive a round trip; what is refused must say why
+/* Bytes as a plan file, as a spec and as a layer list.  What is accepted must survive a round trip; what is refused must say why
  * and leave nothing behind. */
 #include "base/mem.h"
 #include "plan/plan_parts.h"
@@ -27,19 +27,37 @@ static void read_as_file(const char *text, size_t n_bytes)
         require_reason(status, &err);
         return;
     }
-    char *saved, words[64];
-    size_t n_saved;
+    char *saved, *again, words[64];
+    size_t n_saved, n_again;
     require(plan_json_text(plan, &saved, &n_saved, NULL) == TMX_OK);
     require(plan_read_json(&back, saved, n_saved, "p.json", NULL, NULL) == TMX_OK);
     require(back->n_layers == plan->n_layers && strcmp(back->note, plan->note) == 0);
     require(back->min_tokens == plan->min_tokens && back->n_points == plan->n_points);
     require(memcmp(back->layers, plan->layers, (size_t)plan->n_layers * sizeof *plan->layers) == 0);
+    require(plan_json_text(back, &again, &n_again, NULL) == TMX_OK);
+    require(n_again == n_saved && memcmp(again, saved, n_saved) == 0);         /* parameters of methods too */
+    mem_free(again);
     require(strlen(tmx_plan_text(plan, words, sizeof words)) < sizeof words);
     tmx_plan_free(back);
     mem_free(saved);
     const tmx_status other = plan_read_json(&back, text, n_bytes, "p.json", &info, &err);
     require(other == TMX_OK || other == TMX_E_UNSUPPORTED);
     if (other == TMX_OK) tmx_plan_free(back);
+    tmx_plan_free(plan);
+}
+
+static void read_as_spec(const char *spec)
+{
+    static const tmx_model_info info = { .architecture = "llama", .n_layers = 30 };
+    tmx_error err = { .text = "" };
+    tmx_plan *plan = NULL;
+    const tmx_status status = plan_read_spec(&plan, spec, &info, &err);
+    if (status != TMX_OK) {
+        require(plan == NULL && (status == TMX_E_ARG || status == TMX_E_UNSUPPORTED));
+        require_reason(status, &err);
+        return;
+    }
+    for (int32_t i = 0; i < N_METHODS; i++) require(plan_methods[i].check(plan, NULL) == TMX_OK);
     tmx_plan_free(plan);
 }
 
@@ -65,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     if (list == NULL) return 0;
     if (n_bytes > 0) memcpy(list, data, n_bytes);
     list[n_bytes] = '\0';
+    read_as_spec(list);
     read_as_list(list, 1 + (n_bytes > 0 ? data[n_bytes - 1] : 0));
     free(list);
     return 0;

@@ -1,10 +1,11 @@
 /* tmx.h - the one public header of libtmx: fast long-context LLM prefill with Triangle attention.
  *
- * Three ideas.  A *model* is a GGUF file whose shapes were proven; it is immutable and may be shared.
- * A *plan* names, for every layer, which part of causal attention is computed during prefill: dense, streaming
- * (sink tokens + sliding window) or triangle (streaming + a dense tail of last rows).  A *session* owns
- * the KV cache and the workspace of one or more token sequences; it belongs to one thread at a time and borrows a
- * *pool* of worker threads.  Decoding is always dense over the whole cache.
+ * Three ideas.  A *model* is a GGUF file whose shapes were proven; it is immutable and may be shared.  A *plan* names,
+ * for every layer, which part of causal attention is computed during prefill: dense, streaming (sink tokens + sliding
+ * window), triangle (streaming + a dense tail of last rows), or what a dynamic method finds in the prompt itself
+ * (XAttention, FlexPrefill).  A *session* owns the KV cache and the workspace of one or more token sequences; it
+ * belongs to one thread at a time and borrows a *pool* of worker threads.  Decoding is always dense over the whole
+ * cache.
  *
  *     tmx_pool *pool; tmx_model *model; tmx_plan *plan; tmx_session *session; tmx_error err;
  *     tmx_pool_create(&pool, 0, &err);
@@ -103,6 +104,8 @@ typedef enum tmx_pattern_kind {
     TMX_PATTERN_DENSE = 0,         /* k <= q */
     TMX_PATTERN_STREAMING = 1,     /* k <= q and (q - k < n_window or k < n_sink) */
     TMX_PATTERN_TRIANGLE = 2,      /* k <= q and (q - k < n_window or k < n_sink or q >= T) */
+    TMX_PATTERN_XATTENTION = 3,    /* dynamic: found in Q and K of the prompt itself (docs/patterns.md); plans only */
+    TMX_PATTERN_FLEXPREFILL = 4,
 } tmx_pattern_kind;
 
 /* T = n_prompt - min(n_last, n_prompt - 1); n_prompt is the final length of the sequence, this prefill included.
@@ -114,7 +117,9 @@ typedef struct tmx_pattern {
 
 enum { TMX_DEFAULT_SINK = 8, TMX_DEFAULT_WINDOW = 512, TMX_DEFAULT_LAST = 128 };
 
-TMX_API const char *tmx_pattern_name(tmx_pattern_kind kind);   /* "dense" "streaming" "triangle" */
+TMX_API const char *tmx_pattern_name(tmx_pattern_kind kind);   /* "dense" "streaming" "triangle" "xattention" "flexprefill" */
+TMX_API bool tmx_pattern_is_dynamic(tmx_pattern_kind kind);
+/* These two know positions only: for a dynamic kind, false and 0. */
 TMX_API bool tmx_pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_pos, int32_t k_pos);
 /* Number of visible (query, key) pairs of rows [q_begin, q_end), closed form. */
 TMX_API int64_t tmx_pattern_pairs(const tmx_pattern *p, int32_t n_prompt, int32_t q_begin, int32_t q_end);
@@ -284,8 +289,9 @@ typedef struct tmx_plan tmx_plan;
 
 /* From a command-line spec, for a model of info->n_layers layers:
  *   "dense" | "triangle" (all layers) | "triangle:16-31" | "triangle:5,7,10,15-35" | "streaming:..." | "preset:NAME"
- *   | anything else: the path of a plan file.
- * Layers with a sliding window of the model's own keep it: "all layers" leaves them out, and naming one is TMX_E_ARG.
+ *   | "xattention(stride=8,threshold=0.9):0-15" (parameters may be left out)
+ *   | "mix:triangle=16-31,rest=xattention(threshold=0.95)" | anything else: the path of a plan file.  docs/plans.md
+ * Layers with a sliding window of the model's own keep it: "all layers" and "rest" leave them out, naming one is TMX_E_ARG.
  * TMX_E_ARG (a bad spec, a layer out of range or named twice), TMX_E_IO, TMX_E_FORMAT (file; line and column),
  * TMX_E_UNSUPPORTED (plan or preset of another model). */
 TMX_API tmx_status tmx_plan_parse(tmx_plan **plan, const char *spec, const tmx_model_info *info, tmx_error *err);
@@ -317,7 +323,8 @@ typedef struct tmx_plan_point {
 TMX_API const tmx_plan_point *tmx_plan_curve(const tmx_plan *plan, int32_t *n_points);
 /* Copies the points; n_sparse must ascend from 0..n_layers, numbers lie in their ranges.  TMX_E_ARG names the point. */
 TMX_API tmx_status tmx_plan_set_curve(tmx_plan *plan, const tmx_plan_point *points, int32_t n_points, tmx_error *err);
-/* "triangle 10-29 (sink 8, window 512, last 128), dense 0-9; dense below 1024 tokens", cut to fit. Returns buf. */
+/* "triangle 10-29 (sink 8, window 512, last 128), xattention 0-9 (stride 8, threshold 0.9, norm 1); dense below 1024 tokens",
+ * cut to fit. Returns buf. */
 TMX_API const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size);
 TMX_API int32_t tmx_preset_count(void);
 TMX_API const char *tmx_preset_name(int32_t i);                   /* NULL if out of range */
@@ -332,11 +339,13 @@ typedef struct tmx_progress {
 
 typedef struct tmx_session_params {
     int32_t n_ctx;                 /* tokens a sequence may hold; 0 = the model's context */
-    int32_t n_chunk;               /* prompt rows worked on at once; 0 = a default; never changes a result */
+    int32_t n_chunk;               /* prompt rows worked on at once; 0 = a default; never changes a result; raised to 128
+                                      for a plan with dynamic layers, to n_ctx for flexprefill */
     int32_t n_seqs;                /* sequences; 0 = 1 */
     tmx_type kv_type;              /* DEFAULT = bf16, or f32 when compute is f32 */
     bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */
     void *progress_ctx;
+    const tmx_plan *plan;          /* for tmx_memory_plan: what its dynamic layers need is counted; sessions are given theirs */
 } tmx_session_params;
 
 /* What a session will take, before it takes it; of the device's memory when info->device is not the CPU. */
@@ -363,9 +372,12 @@ TMX_API tmx_status tmx_session_rewind(tmx_session *session, int32_t seq, int32_t
  * Rewind to this many, or to where the tokens part if that comes first, keep at least one token for tmx_prefill, and it
  * leaves what a prefill of the whole prompt from an empty session would: to the bit.  Not counted are tokens that
  * tmx_decode added, and rows whose layers saw other keys than they now would: in a plan with triangle layers, those of the
- * old prompt's last rows (n_last) and what followed.  -1 if seq is out of range, 0 for n_prompt < 1. */
+ * old prompt's last rows (n_last) and what followed; with dynamic layers, all unless they are dense in both prompts.
+ * -1 if seq is out of range, 0 for n_prompt < 1. */
 TMX_API int32_t tmx_session_n_reusable(const tmx_session *session, int32_t seq, int32_t n_prompt);
-TMX_API tmx_status tmx_session_set_plan(tmx_session *session, const tmx_plan *plan, tmx_error *err); /* needs n_past 0 */
+/* Needs n_past 0.  A plan with dynamic layers may need a larger workspace: TMX_E_MEMORY, session unchanged.  On a device it is
+ * TMX_E_UNSUPPORTED. */
+TMX_API tmx_status tmx_session_set_plan(tmx_session *session, const tmx_plan *plan, tmx_error *err);
 TMX_API int32_t tmx_session_n_ctx(const tmx_session *session);
 TMX_API int32_t tmx_session_n_past(const tmx_session *session, int32_t seq);      /* -1 if seq is out of range */
 
@@ -398,9 +410,13 @@ typedef struct tmx_timings {       /* wall milliseconds since create or reset; p
     double prefill_ms, matmul_ms, attention_ms, rest_ms;
     double decode_ms;
     int64_t n_prefill_tokens, n_decode_tokens;
+    double estimate_ms;            /* part of attention_ms: dynamic layers finding their pairs */
 } tmx_timings;
 TMX_API void tmx_session_timings(const tmx_session *session, tmx_timings *timings);
 TMX_API double tmx_session_layer_attention_ms(const tmx_session *session, int32_t layer);   /* prefill; 0 if out of range */
+/* Share of the causal query-key pairs that prefill attended to since create or reset, 0..1, mean over heads; of the rows that
+ * were computed (in the last layer: single ones).  0 if there were none, or layer is out of range. */
+TMX_API double tmx_session_layer_density(const tmx_session *session, int32_t layer);
 
 /* ---------------------------------------------------------------- the gradient probe */
 

@@ -238,6 +238,24 @@ static void a_plan_leaves_own_windows_alone(void **state)
     assert_int_equal(tmx_plan_parse(&other, "triangle:4-5", info, &err), TMX_E_ARG);
     assert_string_equal(err.text, "plan: layer 4 has a sliding window of the model's own, of 32 tokens, which a plan cannot change");
 
+    static const struct { const char *spec, *text; } specs[] = {
+        { "xattention", "xattention 5 (stride 8, threshold 0.9, norm 1), the model's own window of 32 0-4,6" },
+        { "flexprefill(tau=0.2):5", "flexprefill 5 (gamma 0.9, tau 0.2, min_budget 512), the model's own window of 32 0-4,6" },
+        { "mix:triangle=5", "triangle 5 (sink 8, window 512, last 128), the model's own window of 32 0-4,6" },
+        { "mix:rest=triangle", "triangle 5 (sink 8, window 512, last 128), the model's own window of 32 0-4,6" },
+        { "mix:dense=5,rest=xattention", "dense 5, the model's own window of 32 0-4,6" },
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        assert_int_equal(tmx_plan_parse(&other, specs[i].spec, info, &err), TMX_OK);
+        assert_string_equal(tmx_plan_text(other, text, sizeof text), specs[i].text);
+        tmx_plan_free(other);
+    }
+    static const char *const named[] = { "xattention:4", "mix:flexprefill=0-4", "mix:dense=4,triangle=5", "mix:rest=dense,triangle=4-5" };
+    for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
+        assert_int_equal(tmx_plan_parse(&other, named[i], info, &err), TMX_E_ARG);
+        assert_non_null(strstr(err.text, "has a sliding window of the model's own, of 32 tokens, which a plan cannot change"));
+    }
+
     /* A plan that was made for a model without windows meets one that has them in the session. */
     tmx_model_info without = *info;
     without.n_window = 0;

@@ -64,6 +64,26 @@ static tmx_status make_session(scarce *s, tmx_error *err)
     return tmx_session_create((tmx_session **)&s->made, s->model, s->plan, NULL, NULL, err);
 }
 
+/* A dense session that is given a plan which needs more: when that fails, it answers as before. */
+static tmx_status make_session_grow(scarce *s, tmx_error *err)
+{
+    static int32_t tokens[300];
+    tmx_session *session;
+    tmx_status status = tmx_session_create(&session, s->model, NULL, NULL, NULL, err);
+    if (status != TMX_OK) return status;
+    status = tmx_session_set_plan(session, s->plan, err);
+    if (status == TMX_OK) {
+        s->made = session;
+        return TMX_OK;
+    }
+    static float logits[TINY_VOCAB];
+    const tmx_prompt prompt = { .tokens = tokens, .n_tokens = 300, .logits = logits };
+    assert_int_equal(tmx_prefill(session, &prompt, 1, NULL), TMX_OK);
+    assert_true(tmx_session_layer_density(session, 0) == 1);
+    tmx_session_free(session);
+    return status;
+}
+
 static void drop_model(scarce *s) { tmx_model_close(s->made); }
 static void drop_plan(scarce *s) { tmx_plan_free(s->made); }
 static void drop_session(scarce *s) { tmx_session_free(s->made); }
@@ -129,6 +149,13 @@ static void every_allocation_may_fail(void **state)
     fail_each("session without a plan", &s, make_session, drop_session);
     s.spec = "triangle:1-2";
     fail_each("plan", &s, make_plan, drop_plan);
+    s.spec = "mix:triangle=1,xattention(stride=4)=2,rest=flexprefill(min_budget=1)";
+    fail_each("plan of many methods", &s, make_plan, drop_plan);
+    tmx_plan *dynamic;
+    assert_int_equal(tmx_plan_parse(&dynamic, s.spec, tmx_model_info_get(model), &err), TMX_OK);
+    s.plan = dynamic;
+    fail_each("session, a plan that needs more", &s, make_session_grow, drop_session);
+    tmx_plan_free(dynamic);
     s.spec = plan_path;
     fail_each("plan from a file", &s, make_plan, drop_plan);
     tmx_plan_free(plan);

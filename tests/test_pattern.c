@@ -327,8 +327,9 @@ static void bad_patterns_are_named(void **state)
         { { .kind = TMX_PATTERN_TRIANGLE, .n_window = INT32_MIN },
           "pattern n_window: -2147483648, expected 1 or more" },
         { { .kind = TMX_PATTERN_TRIANGLE, .n_window = 1, .n_last = -1 }, "pattern n_last: -1, expected 0 or more" },
-        { { .kind = (tmx_pattern_kind)3, .n_window = 1 },
-          "pattern kind: 3, expected 0 (dense), 1 (streaming), 2 (triangle)" },
+        { { .kind = (tmx_pattern_kind)99, .n_window = 1 },
+          "pattern kind: 99, expected 0 (dense), 1 (streaming), 2 (triangle)" },
+        { { .kind = TMX_PATTERN_XATTENTION, .n_window = 1 }, "pattern kind: xattention is dynamic, no pattern of positions" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tmx_error err;

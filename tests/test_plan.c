@@ -209,8 +209,8 @@ static void bad_specs_are_explained(void **state)
     static const char *const nothing[] = { "", "trinagle", "dense:0-3", "preset", "triangles", "no/such/plan.json" };
     for (size_t i = 0; i < sizeof nothing / sizeof nothing[0]; i++) {
         char text[256];
-        snprintf(text, sizeof text, "plan '%s': no such file, and none of dense, triangle[:LAYERS], "
-                 "streaming[:LAYERS], preset:NAME (LAYERS as in 5,7,10-29)", nothing[i]);
+        snprintf(text, sizeof text, "plan '%s': no such file, and none of dense, METHOD[:LAYERS], mix:METHOD=LAYERS,rest=METHOD, "
+                 "preset:NAME (METHOD triangle, streaming, xattention, flexprefill; LAYERS as in 5,7,10-29)", nothing[i]);
         assert_refused(nothing[i], &smollm, TMX_E_ARG, text);
     }
     tmx_plan *plan;
@@ -219,6 +219,120 @@ static void bad_specs_are_explained(void **state)
     assert_int_equal(tmx_plan_parse(&plan, "dense", NULL, NULL), TMX_E_ARG);
     assert_int_equal(tmx_plan_parse(&plan, "dense", &(tmx_model_info){ .n_layers = 1 }, NULL), TMX_E_ARG);
     assert_int_equal(tmx_plan_parse(&plan, "dense", &(tmx_model_info){ .architecture = "llama" }, NULL), TMX_E_ARG);
+}
+
+static void mixes_and_methods_are_read(void **state)
+{
+    (void)state;
+    assert_parses_to("xattention", &smollm, "xattention 0-29 (stride 8, threshold 0.9, norm 1)");
+    assert_parses_to("xattention:3,5-7", &smollm, "xattention 3,5-7 (stride 8, threshold 0.9, norm 1), dense 0-2,4,8-29");
+    assert_parses_to("xattention(stride=16,norm=0.25,threshold=0.95):0", &smollm,
+                     "xattention 0 (stride 16, threshold 0.95, norm 0.25), dense 1-29");
+    assert_parses_to("mix:triangle=9-29,rest=xattention(threshold=1)", &smollm,
+                     "triangle 9-29 (sink 8, window 512, last 128), xattention 0-8 (stride 8, threshold 1, norm 1)");
+    assert_parses_to("mix:triangle=9,11-12,streaming=1,xattention=3,20-29,rest=dense", &smollm,
+                     "triangle 9,11-12 (sink 8, window 512, last 128), streaming 1 (sink 8, window 512), "
+                     "xattention 3,20-29 (stride 8, threshold 0.9, norm 1), dense 0,2,4-8,10,13-19");
+    assert_parses_to("mix:flexprefill(gamma=0.95,min_budget=1024)=0-3,rest=triangle", &smollm,
+                     "triangle 4-29 (sink 8, window 512, last 128), flexprefill 0-3 (gamma 0.95, tau 0.1, min_budget 1024)");
+    assert_parses_to("mix:rest=triangle,dense=4", &smollm, "triangle 0-3,5-29 (sink 8, window 512, last 128), dense 4");
+    assert_parses_to("mix:streaming=0-29", &smollm, "streaming 0-29 (sink 8, window 512)");
+}
+
+static void bad_mixes_are_explained(void **state)
+{
+    (void)state;
+    static const struct { const char *spec, *text; } cases[] = {
+        { "mix:", "character 5: expected dense, streaming, triangle, xattention or flexprefill" },
+        { "mix:preset=3", "character 5: expected dense, streaming, triangle, xattention or flexprefill" },
+        { "mix:triangle", "character 13: expected '='" },
+        { "mix:triangle=", "layers '', character 1: found the end, expected a layer number 0..29" },
+        { "mix:triangle=3,", "character 16: expected dense, streaming, triangle, xattention or flexprefill" },
+        { "mix:triangle=3,,rest=dense", "character 16: expected dense, streaming, triangle, xattention or flexprefill" },
+        { "mix:triangle=3;4", "character 15: expected ',' or the end" },
+        { "mix:triangle=30", "layers '30', character 1: layer 30 is out of range 0..29" },
+        { "mix:triangle=3,xattention=1-4", "character 27: layer 3 is named twice" },
+        { "mix:triangle=3,triangle=4", "character 16: triangle is named twice" },
+        { "mix:triangle=3,rest=triangle", "character 21: triangle is named twice" },
+        { "mix:rest=dense,rest=triangle", "character 16: the rest is named twice" },
+        { "xattention(", "character 12: expected one of stride, threshold, norm" },
+        { "xattention()", "character 12: expected one of stride, threshold, norm" },
+        { "xattention(speed=3)", "character 12: expected one of stride, threshold, norm" },
+        { "xattention(stride)", "character 18: expected '='" },
+        { "xattention(stride=)", "character 19: expected a number such as 8 or 0.95" },
+        { "xattention(stride=-8)", "character 19: expected a number such as 8 or 0.95" },
+        { "xattention(stride=8.5)", "character 19: stride: expected a whole number" },
+        { "xattention(stride=9999999999)", "character 19: stride: expected a whole number" },
+        { "xattention(threshold=.9)", "character 22: expected a number such as 8 or 0.95" },
+        { "xattention(threshold=0.9000000000000001)", "character 22: a number of more than 15 digits" },
+        { "xattention(threshold=1e-1)", "character 23: expected ')'" },
+        { "xattention(stride=8,stride=8)", "character 21: stride is named twice" },
+        { "xattention(stride=8", "character 20: expected ')'" },
+        { "xattention(stride=8)3", "character 21: expected ':' or the end" },
+        { "xattention(stride=8):", "layers '', character 1: found the end, expected a layer number 0..29" },
+        { "flexprefill(gamma=2)", "flexprefill gamma: 2, expected more than 0, up to 1" },
+        { "flexprefill(stride=8)", "character 13: expected one of gamma, tau, min_budget" },
+        { "flexprefill(min_budget=0)", "flexprefill min_budget: 0, expected 1..16777216 tokens" },
+        { "xattention(stride=7)", "xattention stride: 7, expected 4, 8 or 16" },
+        { "xattention(threshold=0)", "xattention threshold: 0, expected more than 0, up to 1" },
+        { "xattention(threshold=1.5)", "xattention threshold: 1.5, expected more than 0, up to 1" },
+        { "xattention(norm=0)", "xattention norm: 0, expected 0.001..1000" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tmx_plan *plan = NULL;
+        tmx_error err = { .text = "" };
+        assert_int_equal(tmx_plan_parse(&plan, cases[i].spec, &smollm, &err), TMX_E_ARG);
+        assert_null(plan);
+        if (strstr(err.text, cases[i].text) == NULL) fail_msg("%s: '%s' lacks '%s'", cases[i].spec, err.text, cases[i].text);
+    }
+}
+
+static void dynamic_plans_are_files_of_version_2(void **state)
+{
+    (void)state;
+    static const struct { const char *from, *to, *text; } cases[] = {
+        { "\"version\": 2", "\"version\": 1", "p.json: field \"version\": found 1, expected 2 for a plan with xattention" },
+        { "\"xattention\": {", "\"note\": \"\", \"curve\": [], \"min_tokens\": {", "p.json: field \"xattention\": missing, expected an object {...}" },
+        { "\"stride\": 8", "\"stride\": 8.5", "p.json: field \"xattention.stride\": found 8.5, expected a whole number" },
+        { "\"stride\": 8", "\"stride\": 6", "p.json: xattention stride: 6, expected 4, 8 or 16" },
+        { "\"stride\": 8", "\"stride\": \"8\"", "p.json: field \"xattention.stride\": found a string, expected a number" },
+        { "\"stride\": 8, ", "", "p.json: field \"xattention.stride\": missing" },
+        { "\"stride\": 8", "\"speed\": 8", "unknown" },
+        { "0.95", "1.95", "p.json: xattention threshold: 1.95, expected more than 0, up to 1" },
+    };
+    static const char file[] = "{\"format\": \"trianglemix-plan\", \"version\": 2, \"model\": {\"architecture\": \"\", \"n_layers\": 2}, "
+        "\"n_sink\": 8, \"n_window\": 512, \"n_last\": 128, \"layers\": [\"xattention\", \"triangle\"], "
+        "\"xattention\": {\"stride\": 8, \"threshold\": 0.95, \"norm\": 1}}";
+    tmx_plan *plan, *back;
+    tmx_error err;
+    char words[256], *text;
+    size_t n_bytes;
+    if (plan_read_json(&plan, file, strlen(file), "p.json", NULL, &err) != TMX_OK) fail_msg("%s", err.text);
+    assert_string_equal(tmx_plan_text(plan, words, sizeof words),
+                        "triangle 1 (sink 8, window 512, last 128), xattention 0 (stride 8, threshold 0.95, norm 1)");
+    assert_false(plan_is_static(plan));
+    assert_int_equal(plan_json_text(plan, &text, &n_bytes, NULL), TMX_OK);
+    assert_non_null(strstr(text, "\"version\": 2"));
+    assert_non_null(strstr(text, "\"threshold\": 0.95"));
+    assert_int_equal(plan_read_json(&back, text, n_bytes, "p.json", NULL, NULL), TMX_OK);
+    assert_int_equal(back->xattention.stride, 8);
+    assert_true(back->xattention.threshold == 0.95 && back->xattention.norm == 1.0);
+    mem_free(text);
+    tmx_plan_free(back);
+    plan->layers[0].kind = TMX_PATTERN_DENSE;          /* a static plan stays readable for older libraries */
+    assert_int_equal(plan_json_text(plan, &text, &n_bytes, NULL), TMX_OK);
+    assert_non_null(strstr(text, "\"version\": 1"));
+    assert_null(strstr(text, "xattention"));
+    mem_free(text);
+    tmx_plan_free(plan);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char wrong[sizeof file + 64];
+        const char *at = strstr(file, cases[i].from);
+        assert_non_null(at);
+        snprintf(wrong, sizeof wrong, "%.*s%s%s", (int)(at - file), file, cases[i].to, at + strlen(cases[i].from));
+        assert_int_equal(plan_read_json(&plan, wrong, strlen(wrong), "p.json", NULL, &err), TMX_E_FORMAT);
+        if (strstr(err.text, cases[i].text) == NULL) fail_msg("'%s' lacks '%s'", err.text, cases[i].text);
+    }
 }
 
 static void a_refused_list_leaves_the_flags(void **state)
@@ -313,8 +427,8 @@ static void wrong_files_are_explained(void **state)
     (void)state;
     static const struct { const char *from, *to; tmx_status code; const char *text; } cases[] = {
         /* B1 */
-        { "\"version\": 1", "\"version\": 2", TMX_E_UNSUPPORTED,
-          "p.json: plan version 2, this library reads version 1" },
+        { "\"version\": 1", "\"version\": 3", TMX_E_UNSUPPORTED,
+          "p.json: plan version 3, this library reads version 1 to 2" },
         { "\"version\": 1", "\"version\": 0", TMX_E_FORMAT,
           "p.json: field \"version\": found 0, expected 1..2147483647" },
         { "\"version\": 1", "\"version\": \"1\"", TMX_E_FORMAT,
@@ -334,9 +448,11 @@ static void wrong_files_are_explained(void **state)
           "p.json: field \"model.n_layers\": found 0, expected 1..2147483647" },
         /* B3 */
         { "\"streaming\"", "\"triangel\"", TMX_E_FORMAT,
-          "p.json: field \"layers[1]\": found \"triangel\", expected \"dense\", \"streaming\" or \"triangle\"" },
+          "p.json: field \"layers[1]\": found \"triangel\", expected dense, streaming, triangle, "
+          "xattention or flexprefill" },
         { "\"streaming\"", "\"Dense\"", TMX_E_FORMAT,
-          "p.json: field \"layers[1]\": found \"Dense\", expected \"dense\", \"streaming\" or \"triangle\"" },
+          "p.json: field \"layers[1]\": found \"Dense\", expected dense, streaming, triangle, "
+          "xattention or flexprefill" },
         { "\"streaming\"", "[]", TMX_E_FORMAT, "p.json: field \"layers[1]\": found an array, expected a pattern name" },
         { "\"min_tokens\": 0", "\"min_tokens\": -1", TMX_E_FORMAT,
           "p.json: field \"min_tokens\": found -1, expected 0..2147483647" },
@@ -492,8 +608,8 @@ static void odd_files_are_refused(void **state)
     assert_refused("fifo", &smollm, TMX_E_IO, "fifo: not a regular file, expected a plan file");
     assert_refused("/dev/zero", &smollm, TMX_E_IO, "/dev/zero: not a regular file, expected a plan file");
     assert_refused("loop", &smollm, TMX_E_IO, "loop: Too many levels of symbolic links");
-    assert_refused("dangling", &smollm, TMX_E_ARG, "plan 'dangling': no such file, and none of dense, "
-                   "triangle[:LAYERS], streaming[:LAYERS], preset:NAME (LAYERS as in 5,7,10-29)");
+    assert_refused("dangling", &smollm, TMX_E_ARG, "plan 'dangling': no such file, and none of dense, METHOD[:LAYERS], "
+                   "mix:METHOD=LAYERS,rest=METHOD, preset:NAME (METHOD triangle, streaming, xattention, flexprefill; LAYERS as in 5,7,10-29)");
     assert_refused("huge.json", &smollm, TMX_E_FORMAT, "huge.json: 1073741824 bytes, a plan file has at most 1048576");
     assert_refused("empty.json", &smollm, TMX_E_FORMAT, "empty.json:1:0: '[' or '{' expected near end of file");
 }
@@ -852,6 +968,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(specs_choose_layers, enter_folder, leave_folder),
         cmocka_unit_test_setup_teardown(bad_specs_are_explained, enter_folder, leave_folder),
+        cmocka_unit_test(mixes_and_methods_are_read),
+        cmocka_unit_test(bad_mixes_are_explained),
+        cmocka_unit_test(dynamic_plans_are_files_of_version_2),
         cmocka_unit_test(a_refused_list_leaves_the_flags),
         cmocka_unit_test(presets_fit_their_model_only),
         cmocka_unit_test_setup_teardown(files_say_what_they_mean, enter_folder, leave_folder),

@@ -234,6 +234,49 @@ static void what_is_not_cold_does_not_count(void **state)
     tmx_session_free(s);
 }
 
+/* Dynamic layers: dense prompts are kept as in a dense plan, nothing once one of both is not, whatever the lengths.  The last
+ * layer is no layer that another one follows. */
+static void dynamic_layers_keep_dense_prompts_only(void **state)
+{
+    (void)state;
+    enum { LONG = 2 * KEY_BLOCK };     /* the longest prompt that xattention leaves dense */
+    static const tmx_pattern_kind kinds[] = { TMX_PATTERN_XATTENTION, TMX_PATTERN_FLEXPREFILL };
+    static outcome cold, hot;
+    int32_t tokens[MAX_TOKENS];
+    make_tokens(tokens, 5);
+    for (int i = 0; i < 2; i++) {
+        const tmx_pattern dynamic = { .kind = kinds[i], .n_sink = 3, .n_window = 20, .n_last = 11 };
+        const plan_case first = { "dynamic first", { &dynamic, &dense, &dense }, 0 }, last = { "dynamic last", { &dense, &dense, &dynamic }, 0 };
+        tmx_session *s = open_session(&machines[0], &first, 0);
+        flexprefill *f = &s->plan->flexprefill;
+        f->min_budget = KEY_BLOCK;
+        const int32_t n_dense = plan_dense_tokens(s->plan, kinds[i]);
+        assert_in_range(n_dense, 1, LONG);
+        answer(s, tokens, 0, 100, &hot);
+        assert_int_equal(tmx_session_n_reusable(s, 0, n_dense), 100);
+        assert_int_equal(tmx_session_n_reusable(s, 0, n_dense + 1), 0);
+        tmx_session_reset(s);
+        answer(s, tokens, 0, 300, &cold);
+        assert_int_equal(tmx_session_n_reusable(s, 0, 100), 0);
+        assert_int_equal(tmx_session_n_reusable(s, 0, 300), 0);
+        assert_int_equal(tmx_session_n_reusable(s, 0, 310), 0);
+        assert_int_equal(answer_hot(s, tokens, 300, 300, 0, &hot), 0);
+        assert_memory_equal(&hot, &cold, sizeof hot);
+        /* A turn on a filled cache is dense in these layers: other bits, so what it leaves may not count either. */
+        tmx_session_reset(s);
+        answer(s, tokens, 0, 290, &hot);
+        assert_int_equal(tmx_session_rewind(s, 0, 280, NULL), TMX_OK);
+        answer(s, tokens, 280, 300, &hot);
+        assert_int_equal(tmx_session_n_reusable(s, 0, 300), 0);
+        tmx_session_free(s);
+
+        s = open_session(&machines[0], &last, 0);
+        answer(s, tokens, 0, 300, &hot);
+        assert_int_equal(tmx_session_n_reusable(s, 0, 310), 300);
+        tmx_session_free(s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -241,6 +284,7 @@ int main(void)
         cmocka_unit_test(what_is_kept_is_all_that_may_be),
         cmocka_unit_test(a_conversation_hot_is_cold),
         cmocka_unit_test(what_is_not_cold_does_not_count),
+        cmocka_unit_test(dynamic_layers_keep_dense_prompts_only),
     };
     return cmocka_run_group_tests(tests, open_machines, close_machines);
 }

@@ -229,6 +229,232 @@ static void short_prompts_run_dense(void **state)
     close_machine(&m);
 }
 
+/* ---- dynamic layers */
+
+enum { N_LONG = 700 };
+
+static tmx_session *open_dynamic(const machine *m, const char *spec, int32_t n_chunk, int32_t n_seqs)
+{
+    tmx_error err = { .text = "" };
+    tmx_plan *plan;
+    tmx_session *session = NULL;
+    if (tmx_plan_parse(&plan, spec, tmx_model_info_get(m->model), &err) != TMX_OK) fail_msg("%s", err.text);
+    const tmx_session_params params = { .n_chunk = n_chunk, .n_seqs = n_seqs };
+    if (tmx_session_create(&session, m->model, plan, m->pool, &params, &err) != TMX_OK) fail_msg("%s", err.text);
+    tmx_plan_free(plan);
+    return session;
+}
+
+static void prefill_dynamic(const machine *m, const char *spec, int32_t n_chunk, const int32_t *tokens, int32_t n, float *logits,
+                            double *density)
+{
+    tmx_error err;
+    tmx_session *session = open_dynamic(m, spec, n_chunk, 1);
+    for (int i = 0; i < TINY_VOCAB; i++) logits[i] = NAN;
+    const tmx_prompt prompt = { .tokens = tokens, .n_tokens = n, .logits = logits };
+    if (tmx_prefill(session, &prompt, 1, &err) != TMX_OK) fail_msg("%s", err.text);
+    if (density != NULL) *density = tmx_session_layer_density(session, 0);
+    tmx_session_free(session);
+}
+
+static void dynamic_bits_never_move(void **state)
+{
+    (void)state;
+    static const int32_t chunks[] = { 1, 128, 200, 333, 512, 5000 };
+    enum { N_SPECS = 3 };
+    static const char *const specs[N_SPECS] = { "xattention(threshold=0.3)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.4)",
+                                                "flexprefill(gamma=0.4,tau=0.05,min_budget=1)" };
+    int32_t tokens[N_LONG];
+    random_tokens(tokens, N_LONG, 12);
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+        if (!cpu_has((tmx_isa)isa)) continue;
+        for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
+            float first[N_SPECS][TINY_VOCAB], logits[TINY_VOCAB];
+            for (int32_t n_threads = 1; n_threads <= 3; n_threads += 2) {
+                machine m;
+                open_machine(&m, (tmx_isa)isa, (tmx_compute)compute, n_threads);
+                for (int p = 0; p < N_SPECS; p++) {
+                    double density;
+                    if (n_threads == 1) {
+                        prefill_dynamic(&m, specs[p], 0, tokens, N_LONG, first[p], &density);
+                        assert_true(density > 0.3 && density < 0.95);
+                    }
+                    for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
+                        prefill_dynamic(&m, specs[p], chunks[c], tokens, N_LONG, logits, NULL);
+                        if (memcmp(logits, first[p], sizeof logits) == 0) continue;
+                        fail_msg("%s, compute %d, %s, chunk %d, %d threads: other bits", tmx_isa_name((tmx_isa)isa), compute,
+                                 specs[p], chunks[c], n_threads);
+                    }
+                }
+                close_machine(&m);
+            }
+        }
+    }
+}
+
+static void a_threshold_of_1_is_dense_to_the_bit(void **state)
+{
+    (void)state;
+    int32_t tokens[N_LONG];
+    random_tokens(tokens, N_LONG, 13);
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+        if (!cpu_has((tmx_isa)isa)) continue;
+        for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
+            machine m;
+            float a[TINY_VOCAB], b[TINY_VOCAB];
+            double density;
+            open_machine(&m, (tmx_isa)isa, (tmx_compute)compute, 2);
+            prefill(&m, &dense, 0, tokens, N_LONG, a);
+            prefill_dynamic(&m, "xattention(threshold=1)", 0, tokens, N_LONG, b, &density);
+            assert_memory_equal(a, b, sizeof a);
+            assert_true(density == 1);
+            prefill_dynamic(&m, "flexprefill(gamma=1)", 0, tokens, N_LONG, b, &density);
+            assert_memory_equal(a, b, sizeof a);
+            prefill_dynamic(&m, "xattention(threshold=0.3)", 0, tokens, N_LONG, b, &density);
+            assert_memory_not_equal(a, b, sizeof a);
+            prefill_dynamic(&m, "flexprefill(gamma=0.3,min_budget=1)", 0, tokens, N_LONG, b, &density);
+            assert_memory_not_equal(a, b, sizeof a);
+            prefill_dynamic(&m, "flexprefill(gamma=0.3,min_budget=641)", 0, tokens, N_LONG, b, &density);
+            assert_memory_equal(a, b, sizeof a);           /* the budget is the prompt: dense */
+            prefill(&m, &dense, 0, tokens, 256, a);        /* two blocks: nothing to drop */
+            prefill_dynamic(&m, "xattention(threshold=0.01)", 0, tokens, 256, b, &density);
+            assert_memory_equal(a, b, sizeof a);
+            close_machine(&m);
+        }
+    }
+}
+
+/* Long and short prompts in chunks that hold several of them, and a second turn. */
+static void a_dynamic_batch_is_its_prompts(void **state)
+{
+    (void)state;
+    enum { N_SEQS = 4 };
+    static const char spec[] = "mix:flexprefill(gamma=0.3,min_budget=1)=1,rest=xattention(threshold=0.3)";
+    static const int32_t lengths[N_SEQS] = { 390, 1, N_LONG, 300 }, seqs[N_SEQS] = { 2, 0, 3, 1 };
+    static int32_t tokens[N_SEQS][N_LONG];
+    static float alone[N_SEQS][TINY_VOCAB], together[N_SEQS][TINY_VOCAB];
+    machine m;
+    tmx_error err;
+    tmx_prompt prompts[N_SEQS];
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    for (int i = 0; i < N_SEQS; i++) {
+        random_tokens(tokens[i], N_LONG, (uint64_t)i + 40);
+        prefill_dynamic(&m, spec, 0, tokens[i], lengths[i], alone[i], NULL);
+        prompts[i] = (tmx_prompt){ .tokens = tokens[i], .n_tokens = lengths[i], .logits = together[i], .seq = seqs[i] };
+    }
+    for (int32_t n_chunk = 30; n_chunk < 1300; n_chunk += 310) {
+        tmx_session *session = open_dynamic(&m, spec, n_chunk, N_SEQS);
+        memset(together, 0xff, sizeof together);
+        assert_int_equal(tmx_prefill(session, prompts, N_SEQS, &err), TMX_OK);
+        assert_memory_equal(alone, together, sizeof alone);
+        tmx_session_free(session);
+    }
+
+    float dense_turn[TINY_VOCAB], turn[TINY_VOCAB];
+    for (int is_dynamic = 0; is_dynamic < 2; is_dynamic++) {       /* the first turn is too short to drop anything */
+        tmx_session *session = open_dynamic(&m, is_dynamic ? spec : "dense", 0, 1);
+        const tmx_prompt first = { .tokens = tokens[2], .n_tokens = 200 };
+        const tmx_prompt second = { .tokens = tokens[2] + 200, .n_tokens = 500, .logits = is_dynamic ? turn : dense_turn };
+        assert_int_equal(tmx_prefill(session, &first, 1, &err), TMX_OK);
+        assert_int_equal(tmx_prefill(session, &second, 1, &err), TMX_OK);
+        tmx_session_free(session);
+    }
+    assert_memory_equal(turn, dense_turn, sizeof turn);
+    close_machine(&m);
+}
+
+static void the_memory_plan_counts_what_a_plan_needs(void **state)
+{
+    (void)state;
+    static const char *const specs[] = { "triangle", "xattention", "flexprefill" };
+    machine m;
+    tmx_error err;
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 1);
+    const tmx_model_info *info = tmx_model_info_get(m.model);
+    tmx_memory none, with[3];
+    tmx_session_params params = { .n_chunk = 64 };
+    assert_int_equal(tmx_memory_plan(info, TMX_COMPUTE_AUTO, TMX_ISA_AUTO, &params, 1, &none, &err), TMX_OK);
+    for (int i = 0; i < 3; i++) {
+        tmx_plan *plan;
+        assert_int_equal(tmx_plan_parse(&plan, specs[i], info, &err), TMX_OK);
+        params.plan = plan;
+        assert_int_equal(tmx_memory_plan(info, TMX_COMPUTE_AUTO, TMX_ISA_AUTO, &params, 1, &with[i], &err), TMX_OK);
+        tmx_plan_free(plan);
+    }
+    assert_int_equal(with[0].workspace_bytes, none.workspace_bytes);
+    assert_true(with[1].workspace_bytes > none.workspace_bytes);           /* 128 rows */
+    assert_true(with[2].workspace_bytes > 2 * with[1].workspace_bytes);    /* 1024 rows */
+    close_machine(&m);
+}
+
+/* One session through many plans: it grows where one needs more, and no answer depends on what it ran before. */
+static void plans_may_be_set_in_any_order(void **state)
+{
+    (void)state;
+    static const char *const specs[] = { "dense", "xattention(threshold=0.3)", "flexprefill(gamma=0.3,min_budget=1)", "dense",
+                                         "mix:flexprefill(gamma=0.4,min_budget=128)=0,xattention(threshold=0.4)=1", "triangle",
+                                         "xattention(threshold=0.3)" };
+    enum { N_SPECS = sizeof specs / sizeof specs[0] };
+    int32_t tokens[N_LONG];
+    random_tokens(tokens, N_LONG, 14);
+    machine m;
+    tmx_error err;
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    tmx_session *session = open_dynamic(&m, "dense", 100, 1);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N_SPECS; i++) {
+            float alone[TINY_VOCAB], logits[TINY_VOCAB];
+            double density;
+            tmx_plan *plan;
+            assert_int_equal(tmx_plan_parse(&plan, specs[i], tmx_model_info_get(m.model), &err), TMX_OK);
+            tmx_session_reset(session);
+            if (tmx_session_set_plan(session, plan, &err) != TMX_OK) fail_msg("%s", err.text);
+            const tmx_prompt prompt = { .tokens = tokens, .n_tokens = N_LONG, .logits = logits };
+            assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+            prefill_dynamic(&m, specs[i], 0, tokens, N_LONG, alone, &density);
+            assert_memory_equal(logits, alone, sizeof alone);
+            assert_true(density == tmx_session_layer_density(session, 0));
+            if (i == 2) assert_true(density < 0.95);
+            tmx_plan_free(plan);
+        }
+    }
+    tmx_session_free(session);
+    close_machine(&m);
+}
+
+/* Known before a device is looked for, so this runs without one. */
+static void dynamic_plans_are_refused_on_a_device(void **state)
+{
+    (void)state;
+    static const struct { const char *spec, *why; } cases[] = {
+        { "xattention:1", "plan: xattention layers run on the CPU only, the model is on cuda:3" },
+        { "mix:triangle=0,xattention=1,rest=flexprefill", "plan: flexprefill layers run on the CPU only, the model is on cuda:3" },
+    };
+    machine m;
+    tmx_error err;
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 1);
+    tmx_session *session = open_dynamic(&m, "dense", 0, 1), *other;
+    const char *cpu = m.model->info.device;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tmx_plan *plan;
+        tmx_memory memory;
+        m.model->info.device = cpu;
+        assert_int_equal(tmx_plan_parse(&plan, cases[i].spec, &m.model->info, &err), TMX_OK);
+        m.model->info.device = "cuda:3";
+        assert_int_equal(tmx_session_create(&other, m.model, plan, m.pool, NULL, &err), TMX_E_UNSUPPORTED);
+        assert_string_equal(err.text, cases[i].why);
+        assert_int_equal(tmx_session_set_plan(session, plan, &err), TMX_E_UNSUPPORTED);
+        assert_string_equal(err.text, cases[i].why);
+        const tmx_session_params params = { .plan = plan };
+        assert_int_equal(tmx_memory_plan(&m.model->info, TMX_COMPUTE_AUTO, TMX_ISA_AUTO, &params, 1, &memory, &err), TMX_E_UNSUPPORTED);
+        assert_string_equal(err.text, cases[i].why);
+        tmx_plan_free(plan);
+    }
+    m.model->info.device = cpu;
+    tmx_session_free(session);
+    close_machine(&m);
+}
+
 static void decoding_continues_the_prompt(void **state)
 {
     (void)state;
@@ -497,6 +723,12 @@ int main(void)
         cmocka_unit_test(patterns_that_see_the_same_give_the_same_bits),
         cmocka_unit_test(a_batch_is_its_prompts),
         cmocka_unit_test(short_prompts_run_dense),
+        cmocka_unit_test(dynamic_bits_never_move),
+        cmocka_unit_test(a_threshold_of_1_is_dense_to_the_bit),
+        cmocka_unit_test(a_dynamic_batch_is_its_prompts),
+        cmocka_unit_test(the_memory_plan_counts_what_a_plan_needs),
+        cmocka_unit_test(plans_may_be_set_in_any_order),
+        cmocka_unit_test(dynamic_plans_are_refused_on_a_device),
         cmocka_unit_test(decoding_continues_the_prompt),
         cmocka_unit_test(a_rewound_session_answers_anew),
         cmocka_unit_test(a_dense_prompt_may_come_in_turns),

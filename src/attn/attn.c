@@ -22,6 +22,12 @@ const attn_kernel *attn_kernel_get(tmx_isa isa, tmx_type q_type, tmx_type kv_typ
     return &attn_kernel_f32_scalar;
 }
 
+attn_job attn_job_of(const tmx_attention_params *p)
+{
+    return (attn_job){ .params = p, .n_group = p->n_heads / p->n_kv_heads,
+                       .scale = p->scale != 0.0f ? p->scale : (float)(1.0 / sqrt((double)p->head_dim)) };
+}
+
 /* ---------------------------------------------------------------- checks */
 
 static tmx_status check_type(const char *field, tmx_type type, tmx_error *err)
@@ -271,7 +277,9 @@ static void run_task(void *ctx, int32_t index, int32_t thread)
 {
     const attn_run *run = ctx;
     const query_tile *tile = &run->tiles[index / run->job.params->n_kv_heads];
-    const attn_task task = { tile->seq, index % run->job.params->n_kv_heads, tile->t_begin, tile->t_end };
+    const int32_t kv_head = index % run->job.params->n_kv_heads, n_group = run->job.n_group;
+    const attn_task task = { .seq = tile->seq, .kv_head = kv_head, .head_begin = kv_head * n_group, .n_heads = n_group,
+                             .t_begin = tile->t_begin, .t_end = tile->t_end };
     run->kernel->run(&run->job, &task, run->scratch + (size_t)thread * run->thread_bytes);
 }
 
@@ -305,8 +313,7 @@ tmx_status tmx_attention(const tmx_attention_params *params, tmx_pool *pool, tmx
     list_tiles(&p, t.n_positions, tiles);
     sort_longest_first(tiles, t.n_tiles);
     attn_run run = {
-        .job = { .params = &p, .n_group = p.n_heads / p.n_kv_heads,
-                 .scale = p.scale != 0.0f ? p.scale : (float)(1.0 / sqrt((double)p.head_dim)) },
+        .job = attn_job_of(&p),
         .kernel = attn_kernel_get(p.isa, p.q_type, p.kv_type),
         .tiles = tiles, .scratch = p.scratch, .thread_bytes = thread_bytes,
     };

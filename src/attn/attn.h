@@ -15,11 +15,25 @@
 #ifndef TMX_ATTN_ATTN_H
 #define TMX_ATTN_ATTN_H
 
+#include "pattern/flexprefill.h"
+#include "pattern/key_lists.h"
+#include "pattern/xattention.h"
 #include "tmx.h"
 
 /* fp64 oracle, straight from the definition: for each row, softmax over pattern_is_visible.  Slow on purpose.
  * out and lse are double, [n_q][n_heads][head_dim] and [n_q][n_heads], dense; q, k, v as in params. */
 void attn_ref_f64(const tmx_attention_params *params, int32_t seq, double *out, double *lse);
+/* The same over key_lists_visible, of sequence 0. */
+void attn_lists_ref_f64(const tmx_attention_params *params, const key_lists *lists, double *out, double *lse);
+
+/* Dynamic methods work in two steps: an estimator turns q and k into key lists, attention runs them.  Both: one sequence whose
+ * q_begin is a multiple of KEY_BLOCK, lists made by key_lists_on for its rows, params as a checked tmx_attention call with a
+ * dense pattern and scratch of attn_lists_scratch_bytes, 64-byte aligned.  Lists of all keys give tmx_attention's bits. */
+size_t attn_lists_scratch_bytes(const tmx_attention_params *params, tmx_pattern_kind kind, int32_t n_ctx, int32_t n_threads);
+void attn_xattention(const tmx_attention_params *params, const xattention *method, key_lists *lists, tmx_pool *pool);
+/* The whole prompt at once, longer than flexprefill_dense_tokens. */
+void attn_flexprefill(const tmx_attention_params *params, const flexprefill *method, key_lists *lists, tmx_pool *pool);
+void attn_over_lists(const tmx_attention_params *params, const key_lists *lists, tmx_pool *pool);
 
 /* Decoding: one query row per sequence, dense over n_keys cached positions; split over (sequence, KV head, fixed key
  * ranges) and merged in a fixed order.  seqs[].n_q must be 1 and q_begin = n_keys - 1.  No packing, no pattern.

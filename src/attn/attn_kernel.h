@@ -6,7 +6,10 @@
 #include "attn/attn.h"
 #include "base/mem.h"
 #include "base/unroll.h"
+#include "pattern/flexprefill.h"
+#include "pattern/key_lists.h"
 #include "pattern/pattern.h"
+#include "pattern/xattention.h"
 
 enum {
     ATTN_MAX_GROUP = 64,           /* query heads per KV head */
@@ -24,11 +27,13 @@ typedef struct attn_job {
     const tmx_attention_params *params;
     int32_t n_group;               /* query heads per KV head */
     float scale;                   /* never 0 */
+    const key_lists *lists;        /* what rows see; NULL: params->pattern says it */
 } attn_job;
 
-/* Owns out and lse of positions [t_begin, t_end) for the n_group query heads of one KV head. */
+/* Owns out and lse of positions [t_begin, t_end) for query heads [head_begin, head_begin + n_heads) of one KV head: the whole
+ * group, or with lists one head and one query block, so that all rows of a task have the same list. */
 typedef struct attn_task {
-    int32_t seq, kv_head, t_begin, t_end;
+    int32_t seq, kv_head, head_begin, n_heads, t_begin, t_end;
 } attn_task;
 
 /* Byte offsets into a thread's scratch.  A cell is 32 bits: one f32, or a pair of bf16; B = rows of a block. */
@@ -39,7 +44,8 @@ typedef struct attn_layout {
     size_t v;                      /* [TILE_K / values per cell][d_pad] cells */
     size_t s;                      /* [TILE_K + KEY_PAD][B] f32 scores, then weights in place; also staging for rows */
     size_t max, sum;               /* [n_blocks * B] f32 */
-    size_t q_pos, window_begin;    /* [n_blocks * B] int32 */
+    size_t q_pos, window_begin, last_key;  /* [n_blocks * B] int32 */
+    size_t keys;                   /* [TILE_K] int32 */
     size_t n_bytes;
 } attn_layout;
 
@@ -60,7 +66,9 @@ static inline attn_layout attn_layout_of(int32_t head_dim)
     at.sum = at.max + rows * WORD;
     at.q_pos = at.sum + rows * WORD;
     at.window_begin = at.q_pos + rows * WORD;
-    at.n_bytes = at.window_begin + rows * WORD;
+    at.last_key = at.window_begin + rows * WORD;
+    at.keys = at.last_key + rows * WORD;
+    at.n_bytes = at.keys + ATTN_TILE_K * WORD;
     return at;
 }
 
@@ -88,13 +96,87 @@ enum { ATTN_DECODE_STEP = 16 };    /* keys converted to f32 at once */
 #define EXP2_C4 0x1.3cea88p-7f
 #define EXP2_C5 0x1.5bba14p-10f
 
+/* XAttention's masses of one query block for the heads of one KV head. */
+typedef struct attn_mass_task {
+    int32_t kv_head, q_block;
+    int32_t stride;
+    float scale;                   /* of Z, in natural logarithms */
+} attn_mass_task;
+
+/* Byte offsets into a thread's scratch of the estimator; n_blocks = key blocks of the longest sequence. */
+typedef struct attn_mass_layout {
+    size_t q;                      /* [stride * n_cells][B] cells */
+    size_t stage;                  /* [B][n_cells] cells */
+    size_t k;                      /* [KEY_BLOCK][n_cells] cells */
+    size_t s;                      /* [KEY_BLOCK / stride][B] f32 */
+    size_t max, sum;               /* [n_blocks][B] f32: a group's largest score in a block; sum of its weights there */
+    size_t mass;                   /* [n_group][n_blocks] f64: the result */
+    size_t order;                  /* [n_blocks] int32, for the selection */
+    size_t n_bytes;
+} attn_mass_layout;
+
+static inline attn_mass_layout attn_mass_layout_of(int32_t head_dim, int32_t n_group, int32_t n_blocks)
+{
+    enum { WORD = 4, LANES_MOST = ATTN_MAX_BLOCK, GROUPS_MOST = KEY_BLOCK / 4 };
+    const size_t d_pad = attn_d_pad(head_dim), n = (size_t)n_blocks;
+    attn_mass_layout at;
+    at.q = 0;
+    at.stage = at.q + XATTENTION_MAX_STRIDE * LANES_MOST * d_pad * WORD;
+    at.k = at.stage + LANES_MOST * d_pad * WORD;
+    at.s = at.k + KEY_BLOCK * d_pad * WORD;
+    at.max = at.s + GROUPS_MOST * LANES_MOST * WORD;
+    at.sum = at.max + n * LANES_MOST * WORD;
+    at.mass = at.sum + n * LANES_MOST * WORD;
+    at.order = at.mass + (size_t)n_group * n * sizeof(double);
+    at.n_bytes = align_up(at.order + n * WORD, MEM_ALIGN);
+    return at;
+}
+
+/* The same for FlexPrefill; n = prompt, nb = its blocks. */
+typedef struct attn_tail_layout {
+    size_t q, stage, k, s;         /* [n_cells][B], [B][n_cells], [KEY_BLOCK][n_cells] cells; [KEY_BLOCK][B] f32 */
+    size_t by_key, by_distance;    /* [n] f64: the result of tail_mass */
+    size_t block_mass, pooled;     /* [2 nb], [nb] f64 */
+    size_t mean_q, mean_k;         /* [nb][head_dim] f64 */
+    size_t map;                    /* [nb (nb + 1) / 2] f64 */
+    size_t order;                  /* int32, as many as the larger of n and the map */
+    size_t n_bytes;
+} attn_tail_layout;
+
+static inline attn_tail_layout attn_tail_layout_of(int32_t head_dim, int32_t n)
+{
+    enum { WORD = 4, LANES_MOST = ATTN_MAX_BLOCK };
+    const size_t d_pad = attn_d_pad(head_dim), nb = (size_t)key_blocks_of(n), n_map = nb * (nb + 1) / 2;
+    attn_tail_layout at;
+    at.q = 0;
+    at.stage = at.q + LANES_MOST * d_pad * WORD;
+    at.k = at.stage + LANES_MOST * d_pad * WORD;
+    at.s = at.k + KEY_BLOCK * d_pad * WORD;
+    at.by_key = at.s + KEY_BLOCK * LANES_MOST * WORD;
+    at.by_distance = at.by_key + (size_t)n * sizeof(double);
+    at.block_mass = at.by_distance + (size_t)n * sizeof(double);
+    at.pooled = at.block_mass + 2 * nb * sizeof(double);
+    at.mean_q = at.pooled + nb * sizeof(double);
+    at.mean_k = at.mean_q + nb * (size_t)head_dim * sizeof(double);
+    at.map = at.mean_k + nb * (size_t)head_dim * sizeof(double);
+    at.order = at.map + n_map * sizeof(double);
+    at.n_bytes = align_up(at.order + (n_map > (size_t)n ? n_map : (size_t)n) * WORD, MEM_ALIGN);
+    return at;
+}
+
 typedef struct attn_kernel {
     void (*run)(const attn_job *job, const attn_task *task, void *scratch);
+    void (*block_mass)(const attn_job *job, const attn_mass_task *task, const attn_mass_layout *at, void *scratch);
+    /* by_key and by_distance of flexprefill.h for one query head of a whole prompt of more than KEY_BLOCK rows. */
+    void (*tail_mass)(const attn_job *job, int32_t head, const attn_tail_layout *at, void *scratch);
     void (*decode)(const attn_decode_part *part);
 } attn_kernel;
 
 extern const attn_kernel attn_kernel_f32_scalar, attn_kernel_f32_avx2, attn_kernel_f32_avx512;
 extern const attn_kernel attn_kernel_bf16_avx512bf16;      /* q and kv both bf16; no decode */
+
+/* For params the door has checked. */
+attn_job attn_job_of(const tmx_attention_params *p);
 
 /* The one place that maps (rung, types) to a kernel. isa as in params. */
 const attn_kernel *attn_kernel_get(tmx_isa isa, tmx_type q_type, tmx_type kv_type);

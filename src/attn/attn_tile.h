@@ -13,6 +13,9 @@
  *   value   O^T = O^T * rescale + V^T P                 DIM_STEP * ROW_VECS accumulators
  * Each block takes only the keys between its first and its last visible one; masks run in steps that need them.
  *
+ * With key lists instead of a pattern, a task is one head and one query block, and a tile is the next keys of its list,
+ * packed: the steps are the same, and a mask is needed only around the diagonal.
+ *
  * Bits.  Score: one accumulator over d.  Sums and O: one accumulator over keys upwards within a tile of ATTN_TILE_K
  * keys (absolute multiples).  A hidden key has weight +0, which changes neither; a block without a visible key leaves
  * m, and so a rescale of exactly 1.  Only the sign of a zero in O can differ, and finish() adds +0 to remove it.
@@ -48,9 +51,11 @@ typedef struct tile_state {
     cell *q, *k, *v;               /* k: row 0 is the tile's key 0; one row lies before it */
     float *o, *s, *max, *sum;
     int32_t *q_pos, *window_begin;
+    int32_t *last_key;             /* the last key a row may see, in the numbering of the tile at work */
+    int32_t *keys;                 /* [TILE_K] positions of the rows of k and v */
 } tile_state;
 
-/* Keys a block works on in one tile, and what its rows see of them. */
+/* Keys a block works on in one tile, and what its rows see of them: positions, or places in a packed tile. */
 typedef struct key_span {
     int32_t begin, end;            /* first and one past the last key any row may see; begin == end: nothing */
     int32_t start;                 /* begin, rounded down to a whole cell */
@@ -69,11 +74,11 @@ static tile_state tile_state_of(const attn_job *job, const attn_task *task, void
     const tmx_attention_seq *seq = &params->seqs[task->seq];
     const attn_layout at = attn_layout_of(params->head_dim);
     char *base = scratch;
-    const int32_t n_rows = (task->t_end - task->t_begin) * job->n_group;
+    const int32_t n_rows = (task->t_end - task->t_begin) * task->n_heads;
     tile_state st = {
         .params = params, .seq = seq, .task = task,
         .scale = job->scale, .scale_log2 = job->scale * (float)M_LOG2E,
-        .n_group = job->n_group, .n_rows = n_rows, .n_blocks = (n_rows + BLOCK - 1) / BLOCK,
+        .n_group = task->n_heads, .n_rows = n_rows, .n_blocks = (n_rows + BLOCK - 1) / BLOCK,
         .head_dim = params->head_dim,
         .first_dense_row = pattern_first_dense_row(&params->pattern, seq->n_prompt),
         .n_sink = params->pattern.kind == TMX_PATTERN_DENSE ? 0 : params->pattern.n_sink,
@@ -83,8 +88,10 @@ static tile_state tile_state_of(const attn_job *job, const attn_task *task, void
         .o = (float *)(base + at.o), .s = (float *)(base + at.s),
         .max = (float *)(base + at.max), .sum = (float *)(base + at.sum),
         .q_pos = (int32_t *)(base + at.q_pos), .window_begin = (int32_t *)(base + at.window_begin),
+        .keys = (int32_t *)(base + at.keys),
     };
     st.k += st.n_cells;
+    st.last_key = job->lists != NULL ? (int32_t *)(base + at.last_key) : st.q_pos;
     return st;
 }
 
@@ -93,7 +100,7 @@ static void load_q(tile_state *st)
 {
     const tmx_attention_params *p = st->params;
     const size_t n_bytes = attn_element_bytes(p->q_type);
-    const size_t head_begin = (size_t)st->task->kv_head * (size_t)st->n_group;
+    const size_t head_begin = (size_t)st->task->head_begin;
     cell *stage = (cell *)(void *)st->s;
     for (int32_t block = 0; block < st->n_blocks; block++) {
         cell *q = st->q + (size_t)block * st->n_cells * BLOCK;
@@ -131,34 +138,33 @@ static bool has_nonfinite(const cell *v, size_t n)
     return (carry & sign) != 0;
 }
 
-/* Brings keys [k_begin, k_end) into scratch.  Rows just outside that a step may touch are set to zero: nothing read
- * there counts, but it should not be what an earlier call left.  Returns whether V holds NaN or infinity. */
-static bool load_tile(const tile_state *st, int32_t base, int32_t k_begin, int32_t k_end)
+/* Brings the keys at st->keys[begin .. end) into those places of scratch.  Rows just outside that a step may touch are set to
+ * zero: nothing read there counts, but it should not be what an earlier call left.  Returns whether V holds NaN or infinity. */
+static bool load_tile(const tile_state *st, int32_t begin, int32_t end)
 {
     const tmx_attention_params *p = st->params;
     const size_t n_bytes = attn_element_bytes(p->kv_type), head = (size_t)st->task->kv_head;
     const char *k = (const char *)st->seq->k + head * p->k_head_stride * n_bytes;
     const char *v = (const char *)st->seq->v + head * p->v_head_stride * n_bytes;
-    for (int32_t key = k_begin; key < k_end; key++) {
-        load_row(st->k + (size_t)(key - base) * st->n_cells, k + (size_t)key * p->k_pos_stride * n_bytes, p->kv_type,
+    for (int32_t i = begin; i < end; i++) {
+        load_row(st->k + (size_t)i * st->n_cells, k + (size_t)st->keys[i] * p->k_pos_stride * n_bytes, p->kv_type,
                  st->head_dim);
     }
-    cell *before = st->k + (ptrdiff_t)(k_begin - base - 1) * (ptrdiff_t)st->n_cells;
-    cell *behind = st->k + (size_t)(k_end - base) * st->n_cells;
+    cell *before = st->k + (ptrdiff_t)(begin - 1) * (ptrdiff_t)st->n_cells;
+    cell *behind = st->k + (size_t)end * st->n_cells;
     memset(before, 0, st->n_cells * sizeof *before);
     memset(behind, 0, ATTN_KEY_PAD * st->n_cells * sizeof *behind);
-    for (int32_t key = k_begin - k_begin % CELL; key < k_end; key += CELL) {
+    for (int32_t i = begin - begin % CELL; i < end; i += CELL) {
         const void *rows[CELL];
-        for (int32_t i = 0; i < CELL; i++) {
-            const bool is_inside = key + i >= k_begin && key + i < k_end;
-            rows[i] = is_inside ? v + (size_t)(key + i) * p->v_pos_stride * n_bytes : NULL;
+        for (int32_t j = 0; j < CELL; j++) {
+            const bool is_inside = i + j >= begin && i + j < end;
+            rows[j] = is_inside ? v + (size_t)st->keys[i + j] * p->v_pos_stride * n_bytes : NULL;
         }
-        cell *to = st->v + (size_t)((key - base) / CELL) * st->d_pad;
+        cell *to = st->v + (size_t)(i / CELL) * st->d_pad;
         load_values(to, rows, p->kv_type, st->head_dim);
         memset(to + st->head_dim, 0, (st->d_pad - (size_t)st->head_dim) * sizeof *to);
     }
-    const size_t v_begin = (size_t)((k_begin - base) / CELL) * st->d_pad;
-    const size_t v_end = (size_t)((k_end - base + CELL - 1) / CELL) * st->d_pad;
+    const size_t v_begin = (size_t)(begin / CELL) * st->d_pad, v_end = (size_t)((end + CELL - 1) / CELL) * st->d_pad;
     return has_nonfinite(st->v + v_begin, v_end - v_begin);
 }
 
@@ -207,7 +213,7 @@ static void score_block(const tile_state *st, int32_t block, int32_t base, key_s
             UNROLL for (int r = 0; r < ROW_VECS; r++) {
                 const int32_t row = block * BLOCK + r * LANES;
                 const vi any = vi_set1(span.begin);
-                const vi hi = vi_min(vi_load(st->q_pos + row), vi_set1(span.end - 1));
+                const vi hi = vi_min(vi_load(st->last_key + row), vi_set1(span.end - 1));
                 const vi lo = vi_max(vi_load(st->window_begin + row), any);
                 UNROLL for (int j = 0; j < KEY_STEP; j++) {
                     s[j][r] = vf_hide(s[j][r], key + j, key + j < st->n_sink ? any : lo, hi);
@@ -305,7 +311,7 @@ static void block_step(const tile_state *st, int32_t block, int32_t base, key_sp
 static void scatter_rows(const tile_state *st, int32_t block, const uint32_t *from, size_t n_bytes)
 {
     const tmx_attention_params *p = st->params;
-    const size_t head_begin = (size_t)st->task->kv_head * (size_t)st->n_group;
+    const size_t head_begin = (size_t)st->task->head_begin;
     const int32_t n_rows = min_i32(BLOCK, st->n_rows - block * BLOCK);
     for (int32_t i = 0; i < n_rows; i++) {
         const int32_t row = block * BLOCK + i;
@@ -344,7 +350,7 @@ static void finish(tile_state *st, int32_t block)
     scatter_rows(st, block, words, head_dim * attn_element_bytes(st->params->q_type));
 
     if (st->seq->lse == NULL) return;
-    const size_t head_begin = (size_t)st->task->kv_head * (size_t)st->n_group;
+    const size_t head_begin = (size_t)st->task->head_begin;
     for (int32_t row = block * BLOCK; row < min_i32(st->n_rows, (block + 1) * BLOCK); row++, max++, sum++) {
         const size_t pos = (size_t)(st->q_pos[row] - st->seq->q_begin), head = head_begin + (size_t)(row % st->n_group);
         const double lse = (double)*max * (double)st->scale + log((double)*sum);
@@ -367,21 +373,67 @@ static bool next_tile(key_tiles *it, key_tile *ahead, bool *has_ahead, key_tile 
     return true;
 }
 
-static void tile_run(const attn_job *job, const attn_task *task, void *scratch)
+static void walk_pattern(const tile_state *st)
 {
-    tile_state st = tile_state_of(job, task, scratch);
-    load_q(&st);
-    key_tiles it = key_tiles_of(&job->params->pattern, st.seq->n_prompt, task->t_begin, task->t_end, ATTN_TILE_K);
+    key_tiles it = key_tiles_of(&st->params->pattern, st->seq->n_prompt, st->task->t_begin, st->task->t_end, ATTN_TILE_K);
     key_tile tile, ahead;
     bool has_ahead = key_tiles_next(&it, &ahead);
     while (next_tile(&it, &ahead, &has_ahead, &tile)) {
         const int32_t base = tile.k_begin - tile.k_begin % ATTN_TILE_K;
-        const bool is_guarded = load_tile(&st, base, tile.k_begin, tile.k_end);
-        for (int32_t block = 0; block < st.n_blocks; block++) {
-            const key_span span = span_of(&st, block, tile.k_begin, tile.k_end);
-            if (span.begin < span.end) block_step(&st, block, base, span, is_guarded);
+        for (int32_t key = tile.k_begin; key < tile.k_end; key++) st->keys[key - base] = key;
+        const bool is_guarded = load_tile(st, tile.k_begin - base, tile.k_end - base);
+        for (int32_t block = 0; block < st->n_blocks; block++) {
+            const key_span span = span_of(st, block, tile.k_begin, tile.k_end);
+            if (span.begin < span.end) block_step(st, block, base, span, is_guarded);
         }
     }
+}
+
+/* Fills st->keys with the next keys of a list, a whole tile while there are so many; returns how many.  *begin and *end are
+ * what is left of the run at hand. */
+static int32_t pack_keys(const tile_state *st, key_runs *it, int32_t *begin, int32_t *end)
+{
+    int32_t n = 0;
+    while (n < ATTN_TILE_K && (*begin < *end || key_runs_next(it, begin, end))) {
+        while (n < ATTN_TILE_K && *begin < *end) st->keys[n++] = (*begin)++;
+    }
+    return n;
+}
+
+/* What each row sees of n packed keys: they ascend, so it is a beginning of them. */
+static void find_last_keys(const tile_state *st, int32_t n)
+{
+    int32_t n_seen = st->keys[n - 1] <= st->task->t_begin ? n : 0;
+    for (int32_t row = 0; row < st->n_blocks * BLOCK; row++) {
+        while (n_seen < n && st->keys[n_seen] <= st->q_pos[row]) n_seen++;
+        st->last_key[row] = n_seen - 1;
+    }
+}
+
+/* A tile is the next ATTN_TILE_K keys of the list, wherever they lie; a list of all keys makes the tiles of a dense pattern,
+ * and its bits. */
+static void walk_list(const tile_state *st, const key_lists *lists)
+{
+    const attn_task *task = st->task;
+    key_runs it = { .list = key_list_of(lists, task->head_begin, task->t_begin / KEY_BLOCK), .k_end = task->t_end };
+    int32_t begin = 0, end = 0;
+    for (int32_t n; (n = pack_keys(st, &it, &begin, &end)) > 0;) {
+        const bool is_guarded = load_tile(st, 0, n);
+        find_last_keys(st, n);
+        for (int32_t block = 0; block < st->n_blocks; block++) {
+            const int32_t *last_key = st->last_key + block * BLOCK;
+            const key_span span = { .end = last_key[BLOCK - 1] + 1, .first_pos = last_key[0] };
+            if (span.begin < span.end) block_step(st, block, 0, span, is_guarded);
+        }
+    }
+}
+
+static void tile_run(const attn_job *job, const attn_task *task, void *scratch)
+{
+    tile_state st = tile_state_of(job, task, scratch);
+    load_q(&st);
+    if (job->lists != NULL) walk_list(&st, job->lists);
+    else walk_pattern(&st);
     for (int32_t block = 0; block < st.n_blocks; block++) finish(&st, block);
 }
 

@@ -8,8 +8,15 @@ const char *tmx_pattern_name(tmx_pattern_kind kind)
     case TMX_PATTERN_DENSE: return "dense";
     case TMX_PATTERN_STREAMING: return "streaming";
     case TMX_PATTERN_TRIANGLE: return "triangle";
+    case TMX_PATTERN_XATTENTION: return "xattention";
+    case TMX_PATTERN_FLEXPREFILL: return "flexprefill";
     }
     return "unknown";
+}
+
+bool tmx_pattern_is_dynamic(tmx_pattern_kind kind) 
+{
+    return kind == TMX_PATTERN_XATTENTION || kind == TMX_PATTERN_FLEXPREFILL;
 }
 
 tmx_status pattern_check(const tmx_pattern *p, tmx_error *err)
@@ -18,6 +25,9 @@ tmx_status pattern_check(const tmx_pattern *p, tmx_error *err)
     case TMX_PATTERN_DENSE: return TMX_OK;             /* reads no size: an all-zero struct is a valid pattern */
     case TMX_PATTERN_STREAMING:
     case TMX_PATTERN_TRIANGLE: break;
+    case TMX_PATTERN_XATTENTION:
+    case TMX_PATTERN_FLEXPREFILL:
+        return refuse(err, TMX_E_ARG, "pattern kind: %s is dynamic, no pattern of positions", tmx_pattern_name(p->kind));
     default:
         return refuse(err, TMX_E_ARG, "pattern kind: %d, expected 0 (dense), 1 (streaming), 2 (triangle)",
                       (int)p->kind);

@@ -21,6 +21,7 @@ tmx_status plan_create_dense(tmx_plan **plan, int32_t n_layers, tmx_error *err)
         return refuse(err, TMX_E_MEMORY, "plan: no memory for %d layers", n_layers);
     }
     p->n_layers = n_layers;
+    methods_set_defaults(p);
     for (int32_t i = 0; i < n_layers; i++) {
         p->layers[i] = (tmx_pattern){ .kind = TMX_PATTERN_DENSE, .n_sink = TMX_DEFAULT_SINK,
                                       .n_window = TMX_DEFAULT_WINDOW, .n_last = TMX_DEFAULT_LAST };
@@ -44,10 +45,10 @@ tmx_status plan_copy(tmx_plan **copy, const tmx_plan *plan, tmx_error *err)
     return status;
 }
 
-static tmx_status refuse_window(int32_t layer, int32_t n_window, tmx_error *err)
+tmx_status plan_refuse_window(const tmx_plan *plan, int32_t layer, tmx_error *err)
 {
     return refuse(err, TMX_E_ARG, "plan: layer %d has a sliding window of the model's own, of %d tokens, which a plan cannot change",
-                  layer, n_window);
+                  layer, plan->n_own_window);
 }
 
 tmx_status plan_bind_windows(tmx_plan *plan, const tmx_model_info *info, tmx_error *err)
@@ -55,7 +56,7 @@ tmx_status plan_bind_windows(tmx_plan *plan, const tmx_model_info *info, tmx_err
     plan->n_own_window = info->n_window;
     plan->own_period = info->window_period;
     for (int32_t i = 0; i < plan->n_layers; i++) {
-        if (plan_has_own_window(plan, i) && plan->layers[i].kind != TMX_PATTERN_DENSE) return refuse_window(i, info->n_window, err);
+        if (plan_has_own_window(plan, i) && plan->layers[i].kind != TMX_PATTERN_DENSE) return plan_refuse_window(plan, i, err);
     }
     return TMX_OK;
 }
@@ -158,7 +159,7 @@ tmx_status tmx_plan_set_curve(tmx_plan *plan, const tmx_plan_point *points, int3
     return TMX_OK;
 }
 
-/* ---------------------------------------------------------------- layer lists and specs */
+/* ---------------------------------------------------------------- layer lists */
 
 typedef struct list_cursor { const char *list, *at; int32_t n_layers; } list_cursor;
 
@@ -243,66 +244,6 @@ tmx_status plan_parse_layers(const char *list, int32_t n_layers, bool *is_listed
     return status;
 }
 
-/* list NULL = all layers but those with a window of their own */
-static tmx_status set_kind(tmx_plan *plan, tmx_pattern_kind kind, const char *list, tmx_error *err)
-{
-    bool *is_listed = mem_alloc((size_t)plan->n_layers, sizeof *is_listed);
-    if (is_listed == NULL) return refuse(err, TMX_E_MEMORY, "plan: no memory for %d flags", plan->n_layers);
-    tmx_status status = list != NULL ? plan_parse_layers(list, plan->n_layers, is_listed, err) : TMX_OK;
-    for (int32_t i = 0; i < plan->n_layers && status == TMX_OK; i++) {
-        const bool is_own = plan_has_own_window(plan, i);
-        if (is_listed[i] && is_own) status = refuse_window(i, plan->n_own_window, err);
-        else if (list == NULL ? !is_own : is_listed[i]) plan->layers[i].kind = kind;
-    }
-    mem_free(is_listed);
-    return status;
-}
-
-/* A dense plan that names the model it is for. */
-static tmx_status plan_for_model(tmx_plan **plan, const tmx_model_info *info, tmx_error *err)
-{
-    tmx_plan *p;
-    TRY(plan_create_dense(&p, info->n_layers, err));
-    p->model = model_tag_of(info);
-    *plan = p;
-    return plan_bind_windows(p, info, err);            /* all dense: never refused */
-}
-
-/* "word" or "word:list" -> true; *list is NULL or what stands after the colon. */
-static bool has_keyword(const char *spec, const char *word, const char **list)
-{
-    const size_t n = strlen(word);
-    if (strncmp(spec, word, n) != 0 || (spec[n] != '\0' && spec[n] != ':')) return false;
-    *list = spec[n] == ':' ? spec + n + 1 : NULL;
-    return true;
-}
-
-tmx_status tmx_plan_parse(tmx_plan **plan, const char *spec, const tmx_model_info *info, tmx_error *err)
-{
-    if (plan == NULL || spec == NULL || info == NULL || info->architecture == NULL) {
-        return refuse(err, TMX_E_ARG, "plan: NULL where a plan, a spec or a model is expected");
-    }
-    tmx_pattern_kind kind = TMX_PATTERN_DENSE;
-    const char *list = NULL, *preset = NULL;
-    if (has_keyword(spec, "triangle", &list)) kind = TMX_PATTERN_TRIANGLE;
-    else if (has_keyword(spec, "streaming", &list)) kind = TMX_PATTERN_STREAMING;
-    else if (has_keyword(spec, "preset", &preset) && preset != NULL) {
-        TRY(preset_layers(&list, preset, info, err));
-        kind = TMX_PATTERN_TRIANGLE;
-    } else if (strcmp(spec, "dense") != 0) return plan_read_file(plan, spec, info, err);
-
-    tmx_plan *p;
-    TRY(plan_for_model(&p, info, err));
-    const tmx_status status = set_kind(p, kind, list, err);
-    if (status != TMX_OK) {
-        tmx_plan_free(p);
-        return status;
-    }
-    if (preset != NULL) snprintf(p->note, sizeof p->note, "preset %s", preset);
-    *plan = p;
-    return TMX_OK;
-}
-
 /* ---------------------------------------------------------------- a plan in words */
 
 typedef struct text_out { char *buf; size_t size, n; } text_out;
@@ -341,6 +282,14 @@ static void put_layers_of(text_out *out, const tmx_plan *plan, int kind)
         is_any = true;
     }
     if (!is_any || kind == OWN_WINDOW || kind == TMX_PATTERN_DENSE) return;
+    const method *m = method_of((tmx_pattern_kind)kind);
+    if (m != NULL) {
+        for (int32_t i = 0; i < m->n_params; i++) {
+            put(out, "%s%s %.9g", i == 0 ? " (" : ", ", m->params[i].name, method_get(plan, &m->params[i]));
+        }
+        put(out, ")");
+        return;
+    }
     put(out, " (sink %d, window %d", plan->layers[0].n_sink, plan->layers[0].n_window);
     if (kind == TMX_PATTERN_TRIANGLE) put(out, ", last %d", plan->layers[0].n_last);
     put(out, ")");
@@ -354,6 +303,8 @@ const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size)
     text_out out = { .buf = buf, .size = size };
     put_layers_of(&out, plan, TMX_PATTERN_TRIANGLE);
     put_layers_of(&out, plan, TMX_PATTERN_STREAMING);
+    put_layers_of(&out, plan, TMX_PATTERN_XATTENTION);
+    put_layers_of(&out, plan, TMX_PATTERN_FLEXPREFILL);
     put_layers_of(&out, plan, TMX_PATTERN_DENSE);
     put_layers_of(&out, plan, OWN_WINDOW);
     if (plan->min_tokens > 0) put(&out, "; dense below %d tokens", plan->min_tokens);

@@ -1,14 +1,20 @@
-/* plan.h - model -> a pattern for every layer.  In: a spec string, a preset name or a plan file.  Out: a tmx_plan
+/* plan.h - model -> a pattern for every layer, static or dynamic.  In: a spec string, a preset name or a plan file.  Out: a tmx_plan
  * (opaque in tmx.h).  Never reads weights, never touches a device. */
 #ifndef TMX_PLAN_PLAN_H
 #define TMX_PLAN_PLAN_H
 
+#include "base/num.h"
+#include "pattern/flexprefill.h"
+#include "pattern/key_lists.h"
+#include "pattern/xattention.h"
 #include "plan/model_tag.h"
 #include "tmx.h"
 
 struct tmx_plan {
     int32_t n_layers;
     tmx_pattern *layers;           /* [n_layers]; sizes are the same in every layer, dense ones (unread) included */
+    xattention xattention;         /* of every layer of this kind, as the next */
+    flexprefill flexprefill;
     model_tag model;
     char note[512];                /* UTF-8 */
     int32_t min_tokens;            /* shorter prompts run dense */
@@ -22,6 +28,13 @@ static inline bool plan_has_own_window(const tmx_plan *plan, int32_t layer)
     return plan->n_own_window > 0 && (plan->own_period == 0 || (layer + 1) % plan->own_period != 0);   /* as tmx_model_info says */
 }
 
+/* Prompts up to this long keep everything in layers of this kind. */
+static inline int32_t plan_dense_tokens(const tmx_plan *plan, tmx_pattern_kind kind)
+{
+    if (kind == TMX_PATTERN_FLEXPREFILL) return flexprefill_dense_tokens(&plan->flexprefill);
+    return tmx_pattern_is_dynamic(kind) ? 2 * KEY_BLOCK : 0;
+}
+
 /* What a layer may attend to in a prompt of this final length. */
 static inline tmx_pattern plan_layer_pattern(const tmx_plan *plan, int32_t layer, int32_t n_prompt)
 {
@@ -29,8 +42,35 @@ static inline tmx_pattern plan_layer_pattern(const tmx_plan *plan, int32_t layer
         return (tmx_pattern){ .kind = TMX_PATTERN_STREAMING, .n_sink = 0, .n_window = plan->n_own_window, .n_last = 0 };
     }
     tmx_pattern p = plan->layers[layer];
-    if (n_prompt < plan->min_tokens) p.kind = TMX_PATTERN_DENSE;
+    if (n_prompt < plan->min_tokens || n_prompt <= plan_dense_tokens(plan, p.kind)) p.kind = TMX_PATTERN_DENSE;
     return p;
+}
+
+static inline bool plan_has(const tmx_plan *plan, tmx_pattern_kind kind)
+{
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        if (plan->layers[i].kind == kind) return true;
+    }
+    return false;
+}
+
+/* Bit k: a layer is of the dynamic kind k. */
+static inline uint32_t plan_dynamic_kinds(const tmx_plan *plan)
+{
+    uint32_t kinds = 0;
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        if (tmx_pattern_is_dynamic(plan->layers[i].kind)) kinds |= 1u << plan->layers[i].kind;
+    }
+    return kinds;
+}
+
+static inline bool plan_is_static(const tmx_plan *plan) { return plan_dynamic_kinds(plan) == 0; }
+
+/* Prompts may be cut into chunks at multiples of this many tokens; FlexPrefill looks at a prompt's end first. */
+static inline int32_t plan_row_unit(const tmx_plan *plan)
+{
+    if (plan_has(plan, TMX_PATTERN_FLEXPREFILL)) return INT32_MAX;
+    return plan_is_static(plan) ? 1 : KEY_BLOCK;
 }
 
 /* All layers dense, default sizes, of no model in particular. */

@@ -11,21 +11,10 @@
 #include <unistd.h>
 
 static const char FORMAT_NAME[] = "trianglemix-plan";
-enum { FORMAT_VERSION = 1, N_DIGITS = 9 };             /* 0.1, not 0.10000000000000001 */
+/* Version 2 has dynamic methods; plans without them are written as version 1, which every library reads. */
+enum { STATIC_VERSION = 1, DYNAMIC_VERSION = 2, N_DIGITS = 9 };        /* 0.1, not 0.10000000000000001 */
 
 /* ---------------------------------------------------------------- JSON -> plan */
-
-/* "dense" -> TMX_PATTERN_DENSE; false if no kind has this name. */
-static bool kind_of_name(const char *name, tmx_pattern_kind *kind)
-{
-    static const tmx_pattern_kind kinds[] = { TMX_PATTERN_DENSE, TMX_PATTERN_STREAMING, TMX_PATTERN_TRIANGLE };
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-        if (strcmp(name, tmx_pattern_name(kinds[i])) != 0) continue;
-        *kind = kinds[i];
-        return true;
-    }
-    return false;
-}
 
 static tmx_status read_layers(const strict_reader *r, json_t *root, tmx_plan *p)
 {
@@ -47,10 +36,50 @@ static tmx_status read_layers(const strict_reader *r, json_t *root, tmx_plan *p)
         snprintf(field, sizeof field, "layers[%zu]", i);
         const char *name = json_string_value(entry);
         if (name == NULL) return strict_refuse_field(r, field, "found %s, expected a pattern name", strict_type_name(entry));
-        if (!kind_of_name(name, &layer.kind)) {
-            return strict_refuse_field(r, field, "found \"%.24s\", expected \"dense\", \"streaming\" or \"triangle\"", name);
+        if (!kind_of_name(name, strlen(name), &layer.kind)) {
+            return strict_refuse_field(r, field, "found \"%.24s\", expected " PLAN_KIND_NAMES, name);
         }
         p->layers[i] = layer;
+    }
+    return TMX_OK;
+}
+
+/* "xattention": {"stride": 8, ...}: all parameters of a method, for the layers that name it. */
+static tmx_status read_method(const strict_reader *r, json_t *object, const method *m, tmx_plan *p)
+{
+    enum { MAX_PARAMS = 8 };
+    const char *known[MAX_PARAMS + 1] = { NULL };
+    const char *name = tmx_pattern_name(m->kind);
+    char field[48];
+    for (int32_t i = 0; i < m->n_params && i < MAX_PARAMS; i++) known[i] = m->params[i].name;
+    snprintf(field, sizeof field, "%s.", name);
+    TRY(strict_refuse_unknown_fields(r, object, field, known));
+    for (int32_t i = 0; i < m->n_params; i++) {
+        double value = 0;
+        snprintf(field, sizeof field, "%s.%s", name, m->params[i].name);
+        TRY(strict_get_number(r, object, field, false, &value));
+        if (!method_set(p, &m->params[i], value)) return strict_refuse_field(r, field, "found %g, expected a whole number", value);
+    }
+    tmx_error why;
+    if (m->check(p, &why) == TMX_OK) return TMX_OK;
+    return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
+}
+
+static tmx_status read_methods(const strict_reader *r, json_t *root, tmx_plan *p)
+{
+    int32_t version;
+    TRY(strict_get_count(r, root, "version", 1, &version));
+    methods_set_defaults(p);
+    for (int32_t i = 0; i < N_METHODS; i++) {
+        const method *m = &plan_methods[i];
+        const char *name = tmx_pattern_name(m->kind);
+        if (!plan_has(p, m->kind) && strict_find(root, name) == NULL) continue;
+        if (version < DYNAMIC_VERSION) {
+            return strict_refuse_field(r, "version", "found %d, expected %d for a plan with %s", version, DYNAMIC_VERSION, name);
+        }
+        json_t *object;
+        TRY(strict_get_typed(r, root, name, JSON_OBJECT, "an object {...}", &object));
+        TRY(read_method(r, object, m, p));
     }
     return TMX_OK;
 }
@@ -101,10 +130,12 @@ static tmx_status read_curve(const strict_reader *r, json_t *root, tmx_plan *p)
 static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_model_info *info, tmx_plan *p)
 {
     static const char *const known[] = { "format", "version", "model", "n_sink", "n_window", "n_last", "layers", "note",
-                                         "min_tokens", "curve", NULL };
-    TRY(strict_check_format(r, root, FORMAT_NAME, FORMAT_VERSION, known));
+                                         "min_tokens", "curve", "xattention",
+                                         "flexprefill", NULL };
+    TRY(strict_check_format(r, root, FORMAT_NAME, DYNAMIC_VERSION, known));
     TRY(model_tag_read(r, root, &p->model, &p->n_layers));
     TRY(read_layers(r, root, p));
+    TRY(read_methods(r, root, p));
     TRY(strict_get_optional_text(r, root, "note", p->note, sizeof p->note));
     if (strict_find(root, "min_tokens") != NULL) TRY(strict_get_count(r, root, "min_tokens", 0, &p->min_tokens));
     TRY(read_curve(r, root, p));
@@ -151,8 +182,8 @@ tmx_status plan_read_file(tmx_plan **plan, const char *path, const tmx_model_inf
 {
     const int fd = strict_open(path);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG)) {
-        return refuse(err, TMX_E_ARG, "plan '%.72s': no such file, and none of dense, triangle[:LAYERS], "
-                      "streaming[:LAYERS], preset:NAME (LAYERS as in 5,7,10-29)", path);
+        return refuse(err, TMX_E_ARG, "plan '%.72s': no such file, and none of dense, METHOD[:LAYERS], mix:METHOD=LAYERS,rest=METHOD, "
+                      "preset:NAME (METHOD triangle, streaming, xattention, flexprefill; LAYERS as in 5,7,10-29)", path);
     }
     if (fd < 0) return refuse(err, TMX_E_IO, "%s: %s", path_tail(path), strerror(errno));
     const tmx_status status = read_open_file(plan, fd, path, info, err);
@@ -177,20 +208,39 @@ static bool add_choice(json_t *root, const tmx_plan *plan)
     return json_object_set_new(root, "curve", curve) == 0 && is_whole;
 }
 
+/* The parameters of the methods that layers name. */
+static bool add_methods(json_t *root, const tmx_plan *plan)
+{
+    for (int32_t i = 0; i < N_METHODS; i++) {
+        const method *m = &plan_methods[i];
+        if (!plan_has(plan, m->kind)) continue;
+        json_t *object = json_object();
+        bool is_whole = json_object_set_new(root, tmx_pattern_name(m->kind), object) == 0;
+        for (int32_t k = 0; k < m->n_params && is_whole; k++) {
+            const double value = method_get(plan, &m->params[k]);
+            json_t *number = m->params[k].is_integer ? json_integer((json_int_t)value) : json_real(value);
+            is_whole = json_object_set_new(object, m->params[k].name, number) == 0;
+        }
+        if (!is_whole) return false;
+    }
+    return true;
+}
+
 static json_t *plan_to_json(const tmx_plan *plan)
 {
     json_t *layers = json_array();
     for (int32_t i = 0; i < plan->n_layers; i++) {
         json_array_append_new(layers, json_string(tmx_pattern_name(plan->layers[i].kind)));
     }
-    json_t *root = json_pack("{s:s, s:i, s:o?, s:i, s:i, s:i}", "format", FORMAT_NAME, "version", FORMAT_VERSION, "model",
+    json_t *root = json_pack("{s:s, s:i, s:o?, s:i, s:i, s:i}", "format", FORMAT_NAME, "version",
+                             plan_is_static(plan) ? STATIC_VERSION : DYNAMIC_VERSION, "model",
                              model_tag_json(&plan->model, plan->n_layers), "n_sink", (int)plan->layers[0].n_sink, "n_window",
                              (int)plan->layers[0].n_window, "n_last", (int)plan->layers[0].n_last);
     /* Each call takes its value over, also when it fails; a short array is one of those failures. */
     const bool is_whole = json_array_size(layers) == (size_t)plan->n_layers && json_is_object(json_object_get(root, "model"));
     const bool has_layers = json_object_set_new(root, "layers", layers) == 0;
     const bool has_note = json_object_set_new(root, "note", json_string(plan->note)) == 0;
-    if (is_whole && has_layers && has_note && add_choice(root, plan)) return root;
+    if (is_whole && has_layers && has_note && add_methods(root, plan) && add_choice(root, plan)) return root;
     json_decref(root);
     return NULL;
 }

@@ -1,11 +1,17 @@
-/* plan_parts.h - what the files of this room share.  plan.c holds the object and the spec strings, plan_json.c the
- * plan file, presets.c the table of published choices. */
+/* plan_parts.h - what the files of this room share.  plan.c holds the object, plan_spec.c the spec strings, plan_json.c the
+ * plan file, presets.c the table of published choices, methods.c the parameters of dynamic methods. */
 #ifndef TMX_PLAN_PLAN_PARTS_H
 #define TMX_PLAN_PLAN_PARTS_H
 
 #include "plan/plan.h"
 
 enum { PLAN_FILE_MAX_BYTES = 1 << 20 };
+
+/* Spec string that is no path, grammar in plan_spec.c. */
+tmx_status plan_read_spec(tmx_plan **plan, const char *spec, const tmx_model_info *info, tmx_error *err);
+
+/* For a layer that has a window of the model's own and was named for something else. */
+tmx_status plan_refuse_window(const tmx_plan *plan, int32_t layer, tmx_error *err);
 
 /* Reads a plan file; a path that does not exist is TMX_E_ARG, since it may be a misspelt keyword. */
 tmx_status plan_read_file(tmx_plan **plan, const char *path, const tmx_model_info *info, tmx_error *err);
@@ -16,5 +22,31 @@ tmx_status plan_json_text(const tmx_plan *plan, char **text, size_t *n_bytes, tm
 /* Name -> the preset's layer list, borrowed from the table.  TMX_E_ARG for an unknown name, TMX_E_UNSUPPORTED for
  * another architecture or number of layers than the model's. */
 tmx_status preset_layers(const char **layers, const char *name, const tmx_model_info *info, tmx_error *err);
+
+/* A number in tmx_plan that belongs to a dynamic method: as name=value in specs, as a field in files. */
+typedef struct method_param {
+    const char *name;
+    size_t at;                     /* offset in tmx_plan */
+    bool is_integer;               /* int32_t, else double */
+} method_param;
+
+typedef struct method {
+    tmx_pattern_kind kind;
+    const method_param *params;
+    int32_t n_params;
+    tmx_status (*check)(const tmx_plan *plan, tmx_error *err);
+} method;
+
+extern const method plan_methods[];
+enum { N_METHODS = 2 };
+#define PLAN_KIND_NAMES "dense, streaming, triangle, xattention or flexprefill"
+
+const method *method_of(tmx_pattern_kind kind);        /* NULL for a static kind */
+void methods_set_defaults(tmx_plan *plan);
+double method_get(const tmx_plan *plan, const method_param *param);
+/* False if the parameter cannot hold the value: an integer with a fraction or out of range. */
+bool method_set(tmx_plan *plan, const method_param *param, double value);
+/* "dense" -> TMX_PATTERN_DENSE, of n bytes; false if no kind has this name. */
+bool kind_of_name(const char *name, size_t n, tmx_pattern_kind *kind);
 
 #endif

@@ -139,7 +139,7 @@ tmx_status strict_refuse_unknown_fields(const strict_reader *r, json_t *object, 
     return TMX_OK;
 }
 
-tmx_status strict_check_format(const strict_reader *r, json_t *root, const char *format, int32_t version, const char *const *known)
+tmx_status strict_check_format(const strict_reader *r, json_t *root, const char *format, int32_t last_version, const char *const *known)
 {
     if (!json_is_object(root)) {
         return refuse(r->err, TMX_E_FORMAT, "%s: found %s, expected an object {...}", r->file, strict_type_name(root));
@@ -153,8 +153,9 @@ tmx_status strict_check_format(const strict_reader *r, json_t *root, const char 
     }
     int32_t found = 0;
     TRY(strict_get_count(r, root, "version", 1, &found));
-    if (found != version) {                        /* before the fields: a later version may have others */
-        return refuse(r->err, TMX_E_UNSUPPORTED, "%s: %s version %d, this library reads version %d", r->file, r->what, found, version);
+    if (found > last_version) {                    /* before the fields: a later version may have others */
+        return refuse(r->err, TMX_E_UNSUPPORTED, "%s: %s version %d, this library reads version %s%d", r->file, r->what, found,
+                      last_version > 1 ? "1 to " : "", last_version);
     }
     return strict_refuse_unknown_fields(r, root, "", known);
 }

@@ -23,7 +23,7 @@ int strict_open(const char *path);                     /* for reading; -1 and er
 
 /* The root: an object whose "format" is this name and whose "version" this number, with no field but the known ones (up to a
  * NULL).  TMX_E_UNSUPPORTED for another version. */
-tmx_status strict_check_format(const strict_reader *r, json_t *root, const char *format, int32_t version, const char *const *known);
+tmx_status strict_check_format(const strict_reader *r, json_t *root, const char *format, int32_t last_version, const char *const *known);
 
 /* A field is given as the path shown to the user ("model.name"); its last part is the key. */
 json_t *strict_find(json_t *object, const char *field);

@@ -30,6 +30,7 @@ typedef struct memory_case {
     int32_t n_threads;
     const tmx_model *model;        /* NULL: not opened yet */
     bool is_taken_now;             /* a session is being made: refuse what does not fit */
+    uint32_t dynamic_kinds;        /* plan_dynamic_kinds of every plan the session is to run */
 } memory_case;
 
 struct backend {

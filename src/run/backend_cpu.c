@@ -28,7 +28,8 @@ static void *take(layout *at, size_t n_rows, size_t n_elements, size_t element_b
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-static size_t scratch_bytes(const tmx_model_info *m, const tmx_attention_params *attention, int32_t n_ctx, int32_t n_threads)
+static size_t scratch_bytes(const tmx_model_info *m, const tmx_attention_params *attention, int32_t n_ctx, int32_t n_threads,
+                            uint32_t dynamic_kinds)
 {
     const int32_t n_q = m->n_heads * m->head_dim, n_kv = m->n_kv_heads * m->head_dim;
     size_t n = matmul_scratch_bytes(n_q + 2 * n_kv, m->n_embd, n_threads);
@@ -39,6 +40,10 @@ static size_t scratch_bytes(const tmx_model_info *m, const tmx_attention_params 
     const int32_t widest = m->n_ff > n_q ? m->n_ff : n_q;
     n = max_size(n, (size_t)n_threads * (size_t)(widest > m->n_embd ? widest : m->n_embd) * sizeof(float));
     n = max_size(n, tmx_attention_scratch_bytes(attention, n_threads));
+    for (int kind = 0; dynamic_kinds >> kind != 0; kind++) {
+        if (!(dynamic_kinds >> kind & 1)) continue;
+        n = max_size(n, attn_lists_scratch_bytes(attention, (tmx_pattern_kind)kind, n_ctx, n_threads));
+    }
     return max_size(n, attn_decode_scratch_bytes(attention, n_ctx, n_threads));
 }
 
@@ -66,6 +71,7 @@ static void lay_out(activations *a, layout *at, const tmx_model_info *m, const t
     a->expert_rows = take(at, n_expert_rows, 1, sizeof *a->expert_rows);
     a->gathered = take(at, n_expert_rows, n_embd, act);
     a->expert_out = take(at, n_expert_rows, n_embd, sizeof(float));
+    a->lists = take(at, 1, key_lists_bytes(m->n_heads, p->n_chunk, p->n_ctx), 1);
     a->row = take(at, 1, one_row_floats(m), sizeof(float));
     a->scratch = take(at, 1, n_scratch_bytes, 1);
 }
@@ -113,7 +119,7 @@ static size_t workspace_bytes(const memory_case *at, const tmx_session_params *p
         tmx_attention_params attention = attention_params(m, kv, at->isa, types[i]);
         attention.seqs = &worst;
         attention.n_seqs = 1;
-        *n_scratch = max_size(*n_scratch, scratch_bytes(m, &attention, p->n_ctx, at->n_threads));
+        *n_scratch = max_size(*n_scratch, scratch_bytes(m, &attention, p->n_ctx, at->n_threads, at->dynamic_kinds));
     }
     activations ignored;
     layout count = { 0 };
@@ -144,7 +150,8 @@ static tmx_status plan_memory(const memory_case *at, tmx_session_params *p, tmx_
 static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *err)
 {
     const tmx_model_info *info = &s->model->info;
-    const memory_case at = { .info = info, .compute = s->model->compute, .isa = s->model->isa, .n_threads = pool_n_threads(s->pool) };
+    const memory_case at = { .info = info, .compute = s->model->compute, .isa = s->model->isa, .n_threads = pool_n_threads(s->pool),
+                             .dynamic_kinds = s->dynamic_kinds };
     const size_t n_work = memory->workspace_bytes;
     cpu_run *r = s->state = mem_alloc(1, sizeof *r);
     if (r == NULL) return refuse(err, TMX_E_MEMORY, "session: out of memory");
@@ -213,31 +220,73 @@ static void product(chunk *c, product_step step)
     s->timings.matmul_ms += now_ms() - start;
 }
 
-static void attend(chunk *c, const tmx_pattern *pattern)
+/* The segments whose pattern in this layer is of this kind: strides and types as cpu_attention has them. */
+static tmx_attention_params attention_of(const chunk *c, tmx_pattern_kind kind)
 {
-    tmx_session *s = c->s;
+    const tmx_session *s = c->s;
     const cpu_run *r = s->state;
     const tmx_model_info *m = &s->model->info;
     const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim;
     tmx_attention_params params = cpu_attention(s, r->act_type);
     for (int32_t i = 0; i < c->n_segments; i++) {
         const segment *g = &s->segments[i];
-        if (chunk_pattern(c, g).kind != pattern->kind) continue;
+        if (chunk_pattern(c, g).kind != kind) continue;
         r->attention_seqs[params.n_seqs++] = (tmx_attention_seq){
             .q = act_row(r, r->act.q, g->row, n_q), .out = act_row(r, r->act.heads, g->row, n_q),
             .k = kv_view(&r->kv, r->kv.k, c->layer, g->seq), .v = kv_view(&r->kv, r->kv.v, c->layer, g->seq),
             .q_begin = g->q_begin, .n_q = g->n_rows, .n_prompt = g->n_prompt,
         };
     }
-    if (params.n_seqs == 0) return;
-    params.pattern = *pattern;
     params.seqs = r->attention_seqs;
     params.scratch = r->act.scratch;
-    assert(tmx_attention_scratch_bytes(&params, tmx_pool_n_threads(s->pool)) <= r->n_scratch_bytes);
-    const double start = now_ms();
-    const tmx_status status = tmx_attention(&params, s->pool, NULL);
+    return params;
+}
+
+/* Sequences one after the other: the rows so far of one prompt decide what its next rows attend to. */
+static void attend_dynamic(chunk *c, tmx_pattern_kind kind, const tmx_attention_params *all)
+{
+    tmx_session *s = c->s;
+    const cpu_run *r = s->state;
+    for (int32_t i = 0; i < all->n_seqs; i++) {
+        const tmx_attention_seq *seq = &all->seqs[i];
+        tmx_attention_params params = *all;
+        params.seqs = seq;
+        params.n_seqs = 1;
+        const double start = now_ms();
+        key_lists lists = key_lists_on(r->act.lists, params.n_heads, seq->q_begin, seq->n_q);
+        if (kind == TMX_PATTERN_FLEXPREFILL) attn_flexprefill(&params, &s->plan->flexprefill, &lists, s->pool);
+        else attn_xattention(&params, &s->plan->xattention, &lists, s->pool);
+        s->timings.estimate_ms += now_ms() - start;
+        attn_over_lists(&params, &lists, s->pool);
+        const int32_t q_end = seq->q_begin + seq->n_q;
+        session_count_pairs(s, c->layer, seq->q_begin, q_end, (double)key_lists_pairs(&lists, seq->q_begin, q_end) / params.n_heads);
+    }
+}
+
+static void attend_static(chunk *c, const tmx_attention_params *params)
+{
+    tmx_session *s = c->s;
+    assert(tmx_attention_scratch_bytes(params, tmx_pool_n_threads(s->pool)) <= ((const cpu_run *)s->state)->n_scratch_bytes);
+    const tmx_status status = tmx_attention(params, s->pool, NULL);
     assert(status == TMX_OK);
     (void)status;
+    for (int32_t i = 0; i < params->n_seqs; i++) {
+        const tmx_attention_seq *seq = &params->seqs[i];
+        session_count_static(s, c->layer, &params->pattern, seq->n_prompt, seq->q_begin, seq->q_begin + seq->n_q);
+    }
+}
+
+static void attend(chunk *c, const tmx_pattern *pattern)
+{
+    tmx_session *s = c->s;
+    tmx_attention_params params = attention_of(c, pattern->kind);
+    if (params.n_seqs == 0) return;
+    const double start = now_ms();
+    if (tmx_pattern_is_dynamic(pattern->kind)) attend_dynamic(c, pattern->kind, &params);
+    else {
+        params.pattern = *pattern;
+        attend_static(c, &params);
+    }
     s->layer_attention_ms[c->layer] += now_ms() - start;
 }
 

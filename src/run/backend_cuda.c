@@ -507,6 +507,7 @@ static void attend(chunk *c, const tmx_pattern *pattern)
             .q = q, .out = q, .k = kv_view(&r->kv, r->kv.k, c->layer, g->seq), .v = kv_view(&r->kv, r->kv.v, c->layer, g->seq),
             .q_begin = g->q_begin, .n_q = g->n_rows, .n_prompt = g->n_prompt,
         };
+        session_count_static(s, c->layer, pattern, g->n_prompt, g->q_begin, g->q_begin + g->n_rows);
     }
     if (n_seqs == 0) return;
     clock_begin(c, WORK_ATTENTION);
@@ -557,6 +558,7 @@ static void attend_row(chunk *c, const segment *g)
         .v = kv_view(&r->kv, r->kv.v, c->layer, g->seq), .q_begin = g->n_prompt - 1, .n_q = 1, .n_prompt = g->n_prompt,
     };
     enqueue_attention(s, is_dense ? &one_dense_row : &pattern, 1);
+    session_count_static(s, c->layer, &pattern, g->n_prompt, g->n_prompt - 1, g->n_prompt);
 }
 
 /* gpu_embed also turns rows of bf16 into f32: the row's k and v as the chunk's product gave them, so that placing them again

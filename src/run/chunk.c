@@ -2,14 +2,20 @@
 
 #include "base/status.h"
 
+/* Rows of a prompt that come next: what is left, or what fits and ends where the plan allows a cut. */
+static int32_t next_rows(const tmx_session *s, int32_t n_left, int32_t n_room)
+{
+    return n_left <= n_room ? n_left : n_room - n_room % plan_row_unit(s->plan);
+}
+
 bool chunk_next(chunk *c, prompt_cursor *next, const tmx_prompt *prompts, int32_t n_prompts)
 {
     tmx_session *s = c->s;
     c->n_rows = c->n_segments = 0;
-    while (next->prompt < n_prompts && c->n_rows < s->params.n_chunk) {
+    while (next->prompt < n_prompts && c->n_rows < s->n_chunk) {
         const tmx_prompt *p = &prompts[next->prompt];
-        const int32_t n_left = p->n_tokens - next->at, n_room = s->params.n_chunk - c->n_rows;
-        const int32_t n_rows = n_left < n_room ? n_left : n_room, n_past = s->n_past[p->seq];
+        const int32_t n_rows = next_rows(s, p->n_tokens - next->at, s->n_chunk - c->n_rows), n_past = s->n_past[p->seq];
+        if (n_rows == 0) break;        /* the next chunk has room: n_chunk is at least the unit, or all of a sequence */
         s->segments[c->n_segments++] = (segment){
             .tokens = p->tokens + next->at, .prompt = next->prompt, .seq = p->seq, .row = c->n_rows, .n_rows = n_rows,
             .q_begin = n_past + next->at, .n_prompt = n_past + p->n_tokens,
@@ -48,6 +54,12 @@ tmx_status prompts_check(const tmx_session *s, const tmx_prompt *prompts, int32_
     return TMX_OK;
 }
 
-tmx_pattern chunk_pattern(const chunk *c, const segment *g) { return plan_layer_pattern(c->s->plan, c->layer, g->n_prompt); }
+/* Dynamic methods speak of whole prompts: a new turn on a filled cache is dense. */
+tmx_pattern chunk_pattern(const chunk *c, const segment *g)
+{
+    tmx_pattern p = plan_layer_pattern(c->s->plan, c->layer, g->n_prompt);
+    if (tmx_pattern_is_dynamic(p.kind) && c->s->n_past[g->seq] != 0) p.kind = TMX_PATTERN_DENSE;
+    return p;
+}
 
 bool chunk_is_last_layer(const chunk *c) { return c->layer == c->s->model->info.n_layers - 1; }

@@ -22,6 +22,7 @@ typedef struct activations {
     int32_t *expert_rows;          /* [R]: rows of the expert at work */
     void *gathered;                /* [R][n_embd]                     act    what they read */
     float *expert_out;             /* [R][n_embd] */
+    uint64_t *lists;               /* key lists of a dynamic layer at work */
     float *row;                    /* single-row work, see one_row.c */
     void *scratch;                 /* for matmul, matvec, attention: the largest of their needs */
 } activations;

@@ -112,11 +112,13 @@ static void attend(tmx_session *s, int32_t layer, const row_place *place, const 
         return;
     }
     params.pattern = plan_layer_pattern(s->plan, layer, place->position + 1);
+    if (tmx_pattern_is_dynamic(params.pattern.kind)) params.pattern.kind = TMX_PATTERN_DENSE;  /* no block of rows to estimate from */
     const double start = now_ms();
     const tmx_status status = tmx_attention(&params, s->pool, NULL);
     assert(status == TMX_OK);
     (void)status;
     s->layer_attention_ms[layer] += now_ms() - start;
+    session_count_static(s, layer, &params.pattern, place->position + 1, place->position, place->position + 1);
 }
 
 /* W input, normed where branches are, added to x. */

@@ -2,7 +2,8 @@
 
 #include "pattern/pattern.h"
 
-/* The last layer is left out: it adds nothing to K and V of any layer. */
+/* The last layer is left out: it adds nothing to K and V of any layer.  Nothing is kept of a prompt that a dynamic layer
+ * chose keys for, or will: on a filled cache such a layer is dense (chunk_pattern), FlexPrefill looks at the whole prompt. */
 int32_t tmx_session_n_reusable(const tmx_session *s, int32_t seq, int32_t n_prompt)
 {
     if (s == NULL || seq < 0 || seq >= s->params.n_seqs) return -1;
@@ -11,6 +12,7 @@ int32_t tmx_session_n_reusable(const tmx_session *s, int32_t seq, int32_t n_prom
     int32_t n = min_i32(cold->n_rows, n_prompt);
     for (int32_t l = 0; n > 0 && l < s->plan->n_layers - 1; l++) {
         const tmx_pattern then = plan_layer_pattern(s->plan, l, cold->n_prompt), now = plan_layer_pattern(s->plan, l, n_prompt);
+        if (tmx_pattern_is_dynamic(then.kind) || tmx_pattern_is_dynamic(now.kind)) return 0;
         n = min_i32(n, pattern_n_same_rows(&then, cold->n_prompt, &now, n_prompt));
     }
     return n;

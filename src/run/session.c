@@ -1,5 +1,6 @@
 #include "base/cpu.h"
 #include "base/mem.h"
+#include "base/num.h"
 #include "base/pool.h"
 #include "base/status.h"
 #include "run/backend.h"
@@ -26,6 +27,18 @@ bool logits_are_finite(const float *logits, int32_t n)
     return true;
 }
 
+void session_count_pairs(tmx_session *s, int32_t layer, int32_t q_begin, int32_t q_end, double n_pairs)
+{
+    const double n_rows = q_end - q_begin;
+    s->layer_pairs[2 * layer] += n_pairs;
+    s->layer_pairs[2 * layer + 1] += n_rows * q_begin + n_rows * (n_rows + 1) / 2;
+}
+
+void session_count_static(tmx_session *s, int32_t layer, const tmx_pattern *pattern, int32_t n_prompt, int32_t q_begin, int32_t q_end)
+{
+    session_count_pairs(s, layer, q_begin, q_end, (double)tmx_pattern_pairs(pattern, n_prompt, q_begin, q_end));
+}
+
 /* What does not depend on the backend, which fills in the rest. */
 static tmx_status resolve_params(const tmx_model_info *m, const tmx_session_params *given, tmx_session_params *p, tmx_error *err)
 {
@@ -49,6 +62,25 @@ const backend *backend_of(const tmx_model_info *info)
     return info->device == NULL || strcmp(info->device, "cpu") == 0 ? &backend_cpu : &backend_cuda;
 }
 
+enum { FLEXPREFILL_MAX_CTX = 1 << 22 };        /* its map of blocks has an int32 for every tile */
+
+static tmx_status check_plan(const tmx_plan *plan, const tmx_model_info *info, int32_t n_ctx, tmx_error *err)
+{
+    if (plan == NULL) return TMX_OK;
+    if (plan->n_layers != info->n_layers) {
+        return refuse(err, TMX_E_ARG, "plan: %d layers, the model has %d", plan->n_layers, info->n_layers);
+    }
+    if (!plan_is_static(plan) && backend_of(info) != &backend_cpu) {
+        const bool is_flex = plan_has(plan, TMX_PATTERN_FLEXPREFILL);
+        return refuse(err, TMX_E_UNSUPPORTED, "plan: %s layers run on the CPU only, the model is on %s",
+                      tmx_pattern_name(is_flex ? TMX_PATTERN_FLEXPREFILL : TMX_PATTERN_XATTENTION), info->device);
+    }
+    if (plan_has(plan, TMX_PATTERN_FLEXPREFILL) && n_ctx > FLEXPREFILL_MAX_CTX) {
+        return refuse(err, TMX_E_ARG, "plan: flexprefill takes a context of up to %d tokens, the session has %d", FLEXPREFILL_MAX_CTX, n_ctx);
+    }
+    return TMX_OK;
+}
+
 tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_isa isa, const tmx_session_params *params,
                            int32_t n_threads, tmx_memory *memory, tmx_error *err)
 {
@@ -59,39 +91,59 @@ tmx_status tmx_memory_plan(const tmx_model_info *info, tmx_compute compute, tmx_
     tmx_session_params p;
     tmx_memory m;
     TRY(resolve_params(info, params, &p, err));
+    TRY(check_plan(p.plan, info, p.n_ctx, err));
     TRY(backend_of(info)->plan_memory(&at, &p, &m, err));
+    if (p.plan != NULL && !plan_is_static(p.plan)) {       /* once more with the chunk it needs, now that the default is known */
+        at.dynamic_kinds = plan_dynamic_kinds(p.plan);
+        p.n_chunk = max_i32(p.n_chunk, min_i32(plan_row_unit(p.plan), p.n_ctx));
+        TRY(backend_of(info)->plan_memory(&at, &p, &m, err));
+    }
     m.total_bytes = m.weight_bytes + m.merged_bytes + m.kv_bytes + m.workspace_bytes;
     *memory = m;
     return TMX_OK;
 }
 
-static tmx_status check_plan(const tmx_plan *plan, const tmx_model_info *info, tmx_error *err)
+/* A session's own: what does not fit now is refused. */
+static memory_case case_of(const tmx_session *s)
 {
-    if (plan == NULL || plan->n_layers == info->n_layers) return TMX_OK;
-    return refuse(err, TMX_E_ARG, "plan: %d layers, the model has %d", plan->n_layers, info->n_layers);
+    return (memory_case){ .info = &s->model->info, .compute = s->model->compute, .isa = s->model->isa,
+                          .n_threads = pool_n_threads(s->pool), .model = s->model, .is_taken_now = true };
+}
+
+static int32_t chunk_for(const tmx_session *s, const tmx_plan *plan)
+{
+    return max_i32(s->asked_chunk, min_i32(plan_row_unit(plan), s->params.n_ctx));
 }
 
 static tmx_status fill_session(tmx_session *s, const tmx_model *model, const tmx_plan *plan, tmx_pool *pool,
                                const tmx_session_params *params, tmx_error *err)
 {
     const tmx_model_info *info = &model->info;
-    const memory_case at = { .info = info, .compute = model->compute, .isa = model->isa,
-                             .n_threads = pool_n_threads(pool), .model = model, .is_taken_now = true };
     s->model = model;
     s->pool = pool;
     s->backend = backend_of(info);
-    TRY(check_plan(plan, info, err));
     TRY(resolve_params(info, params, &s->params, err));
+    s->params.plan = NULL;
+    TRY(check_plan(plan, info, s->params.n_ctx, err));
     if (plan == NULL) TRY(plan_create_dense(&s->plan, info->n_layers, err));
     else TRY(plan_copy(&s->plan, plan, err));
     TRY(plan_bind_windows(s->plan, info, err));
     tmx_memory memory;
-    TRY(s->backend->plan_memory(&at, &s->params, &memory, err));
+    memory_case at = case_of(s);
+    TRY(s->backend->plan_memory(&at, &s->params, &memory, err));       /* a chunk of 0 becomes the default */
+    s->asked_chunk = s->params.n_chunk;
+    s->n_chunk = chunk_for(s, s->plan);
+    s->dynamic_kinds = at.dynamic_kinds = plan_dynamic_kinds(s->plan);
+    if (!plan_is_static(s->plan)) {
+        s->params.n_chunk = s->n_chunk;
+        TRY(s->backend->plan_memory(&at, &s->params, &memory, err));
+    }
     s->n_past = mem_alloc((size_t)s->params.n_seqs, sizeof *s->n_past);
     s->cold = mem_alloc((size_t)s->params.n_seqs, sizeof *s->cold);
     s->segments = mem_alloc((size_t)s->params.n_seqs, sizeof *s->segments);
     s->layer_attention_ms = mem_alloc((size_t)info->n_layers, sizeof *s->layer_attention_ms);
-    if (s->n_past == NULL || s->cold == NULL || s->segments == NULL || s->layer_attention_ms == NULL) {
+    s->layer_pairs = mem_alloc((size_t)info->n_layers, 2 * sizeof *s->layer_pairs);
+    if (s->n_past == NULL || s->cold == NULL || s->segments == NULL || s->layer_attention_ms == NULL || s->layer_pairs == NULL) {
         return refuse(err, TMX_E_MEMORY, "session: out of memory for %d sequences", s->params.n_seqs);
     }
     return s->backend->create(s, &memory, err);
@@ -121,6 +173,7 @@ void tmx_session_free(tmx_session *s)
     mem_free(s->cold);
     mem_free(s->segments);
     mem_free(s->layer_attention_ms);
+    mem_free(s->layer_pairs);
     mem_free(s);
 }
 
@@ -129,6 +182,7 @@ void tmx_session_reset(tmx_session *s)
     memset(s->n_past, 0, (size_t)s->params.n_seqs * sizeof *s->n_past);
     memset(s->cold, 0, (size_t)s->params.n_seqs * sizeof *s->cold);
     memset(s->layer_attention_ms, 0, (size_t)s->model->info.n_layers * sizeof *s->layer_attention_ms);
+    memset(s->layer_pairs, 0, (size_t)s->model->info.n_layers * 2 * sizeof *s->layer_pairs);
     s->timings = (tmx_timings){ 0 };
 }
 
@@ -146,23 +200,56 @@ tmx_status tmx_session_rewind(tmx_session *s, int32_t seq, int32_t n_past, tmx_e
     return TMX_OK;
 }
 
+/* Another state, with memory for these kinds and chunks.  No sequence holds tokens: nothing is carried over. */
+static tmx_status rebuild(tmx_session *s, uint32_t dynamic_kinds, int32_t n_chunk, tmx_error *err)
+{
+    const tmx_session old = *s;
+    memory_case at = case_of(s);
+    tmx_memory memory;
+    at.dynamic_kinds = s->dynamic_kinds = dynamic_kinds;
+    s->params.n_chunk = n_chunk;
+    tmx_status status = s->backend->plan_memory(&at, &s->params, &memory, err);
+    if (status == TMX_OK) {
+        s->state = NULL;
+        status = s->backend->create(s, &memory, err);
+        void *unwanted = status == TMX_OK ? old.state : s->state, *wanted = status == TMX_OK ? s->state : old.state;
+        s->state = unwanted;
+        s->backend->free(s);
+        s->state = wanted;
+    }
+    if (status == TMX_OK) return TMX_OK;
+    s->params = old.params;
+    s->dynamic_kinds = old.dynamic_kinds;
+    return status;
+}
+
+/* Memory for this plan, beside those that the session ran already. */
+static tmx_status make_room(tmx_session *s, const tmx_plan *plan, tmx_error *err)
+{
+    const uint32_t kinds = s->dynamic_kinds | plan_dynamic_kinds(plan);
+    const int32_t n_chunk = max_i32(s->params.n_chunk, chunk_for(s, plan));
+    if (n_chunk > s->params.n_chunk || kinds != s->dynamic_kinds) return rebuild(s, kinds, n_chunk, err);
+    return s->backend->fit_plan != NULL ? s->backend->fit_plan(s, plan, err) : TMX_OK;
+}
+
 tmx_status tmx_session_set_plan(tmx_session *s, const tmx_plan *plan, tmx_error *err)
 {
     if (s == NULL || plan == NULL) return refuse(err, TMX_E_ARG, "tmx_session_set_plan: NULL argument");
-    TRY(check_plan(plan, &s->model->info, err));
+    TRY(check_plan(plan, &s->model->info, s->params.n_ctx, err));
     for (int32_t i = 0; i < s->params.n_seqs; i++) {
         if (s->n_past[i] != 0) return refuse(err, TMX_E_ARG, "plan: sequence %d already holds %d tokens", i, s->n_past[i]);
     }
     tmx_plan *copy;
-    if (s->backend->fit_plan != NULL) TRY(s->backend->fit_plan(s, plan, err));
     TRY(plan_copy(&copy, plan, err));
-    const tmx_status status = plan_bind_windows(copy, &s->model->info, err);
+    tmx_status status = plan_bind_windows(copy, &s->model->info, err);
+    if (status == TMX_OK) status = make_room(s, copy, err);
     if (status != TMX_OK) {
         tmx_plan_free(copy);
         return status;
     }
     tmx_plan_free(s->plan);
     s->plan = copy;
+    s->n_chunk = chunk_for(s, copy);
     return TMX_OK;
 }
 
@@ -183,4 +270,10 @@ void tmx_session_timings(const tmx_session *s, tmx_timings *timings)
 double tmx_session_layer_attention_ms(const tmx_session *s, int32_t layer)
 {
     return layer >= 0 && layer < s->model->info.n_layers ? s->layer_attention_ms[layer] : 0;
+}
+
+double tmx_session_layer_density(const tmx_session *session, int32_t layer)
+{
+    if (layer < 0 || layer >= session->model->info.n_layers || session->layer_pairs[2 * layer + 1] == 0) return 0;
+    return session->layer_pairs[2 * layer] / session->layer_pairs[2 * layer + 1];
 }

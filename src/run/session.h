@@ -13,7 +13,10 @@ struct tmx_session {
     const tmx_model *model;
     tmx_pool *pool;
     tmx_plan *plan;
-    tmx_session_params params;     /* defaults filled in */
+    tmx_session_params params;     /* defaults filled in; there is memory for chunks of n_chunk rows */
+    uint32_t dynamic_kinds;        /* there is memory for plans with these (plan_dynamic_kinds) */
+    int32_t asked_chunk;           /* rows of a chunk, unless a plan needs more */
+    int32_t n_chunk;               /* rows of a chunk under this plan */
     const backend *backend;
     void *state;                   /* the backend's: cpu_run.h */
     int32_t *n_past;               /* [n_seqs] */
@@ -21,9 +24,14 @@ struct tmx_session {
     struct segment *segments;      /* [n_seqs]: of the chunk at work, chunk.h */
     tmx_timings timings;           /* attention_ms and rest_ms are filled when asked for */
     double *layer_attention_ms;    /* [n_layers], prefill */
+    double *layer_pairs;           /* [n_layers][2]: pairs that prefill attended to, causal ones there were; per head */
 };
 
 double now_ms(void);
+/* Rows [q_begin, q_end) of a layer attended to n_pairs pairs a head. */
+void session_count_pairs(tmx_session *s, int32_t layer, int32_t q_begin, int32_t q_end, double n_pairs);
+/* The same for rows that attended by a static pattern. */
+void session_count_static(tmx_session *s, int32_t layer, const tmx_pattern *pattern, int32_t n_prompt, int32_t q_begin, int32_t q_end);
 bool logits_are_finite(const float *logits, int32_t n);
 
 #endif

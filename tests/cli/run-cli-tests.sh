@@ -394,6 +394,7 @@ long_model_tests() {
     refused "eval: too long"          1 "the model has 8192"              eval -m "$model" --tasks vt --lengths 9000
     refused "eval: unknown sweep"     1 "expected window="                "${eval[@]}" --plan triangle --sweep walk=3
     refused "eval: sweep of dense"    1 "dense in every layer"            "${eval[@]}" --plan dense --sweep window=3
+    refused "eval: sweep of a method" 1 "xattention has none"             "${eval[@]}" --plan xattention --sweep window=3
     refused "eval: layers"            1 "'31' is no number or range in 0\.\.30" "${eval[@]}" --plan triangle --sweep layers=31
     printf '{"input": "%s", "outputs": ["y"]}\n' "$(printf 'word %.0s' $(seq 9000))" >"$tmp/long.jsonl"
     refused "eval: data too long"     2 "long, line 1: the prompt has 90[0-9]+ tokens" eval -m "$model" --data "$tmp/long.jsonl"
@@ -489,6 +490,15 @@ PY
 
     fine "plan" plan -m "$model" --plan triangle:10-29
     printed "plan" '^triangle 10-29 \(sink 8, window 512, last 128\), dense 0-9$'
+    local mix="mix:triangle=10-29,rest=xattention(threshold=0.95)"
+    fine "plan: a mix" plan -m "$model" --plan "$mix" -o "$tmp/mix.json"
+    printed "plan: a mix" '^triangle 10-29 \(sink 8, window 512, last 128\), xattention 0-9 \(stride 8, threshold 0.95, norm 1\)$'
+    printed "plan: a mix" '^0-9 +xattention$'
+    printed "plan: a mix" '^dynamic layers are counted as dense'
+    fine "plan: a mix, read back" plan -m "$model" --plan "$tmp/mix.json"
+    printed "plan: a mix, read back" 'xattention 0-9 \(stride 8, threshold 0.95, norm 1\)$'
+    refused "plan: a bad parameter"    1 "xattention stride: 7, expected 4, 8 or 16" plan -m "$model" --plan "xattention(stride=7)"
+    refused "plan: a bad mix"          1 "character 25: expected dense, streaming" plan -m "$model" --plan "mix:triangle=10-29,rest=walk"
     refused "plan: layer out of range" 1 "layer 30 is out of range 0\.\.29" plan -m "$model" --plan triangle:10-30
     refused "plan: layer twice"        1 "layer 3 is named twice"           plan -m "$model" --plan triangle:3,3
     refused "plan: unknown preset"     1 "preset 'nobody': unknown"         plan -m "$model" --plan preset:nobody

@@ -40,6 +40,8 @@ class PatternKind(IntEnum):
     TMX_PATTERN_DENSE = 0
     TMX_PATTERN_STREAMING = 1
     TMX_PATTERN_TRIANGLE = 2
+    TMX_PATTERN_XATTENTION = 3
+    TMX_PATTERN_FLEXPREFILL = 4
 
 
 class TokenFlags(IntEnum):
@@ -117,7 +119,7 @@ progress_function = CFUNCTYPE(c_bool, c_void_p, POINTER(tmx_progress))
 
 class tmx_session_params(Structure):
     _fields_ = [("n_ctx", c_int32), ("n_chunk", c_int32), ("n_seqs", c_int32), ("kv_type", c_enum),
-                ("progress", progress_function), ("progress_ctx", c_void_p)]
+                ("progress", progress_function), ("progress_ctx", c_void_p), ("plan", c_void_p)]
 
 
 class tmx_memory(Structure):
@@ -131,7 +133,8 @@ class tmx_prompt(Structure):
 
 class tmx_timings(Structure):
     _fields_ = [("prefill_ms", c_double), ("matmul_ms", c_double), ("attention_ms", c_double), ("rest_ms", c_double),
-                ("decode_ms", c_double), ("n_prefill_tokens", c_int64), ("n_decode_tokens", c_int64)]
+                ("decode_ms", c_double), ("n_prefill_tokens", c_int64), ("n_decode_tokens", c_int64),
+                ("estimate_ms", c_double)]
 
 
 class tmx_sampler_params(Structure):
@@ -172,6 +175,7 @@ FUNCTIONS = {
     "tmx_pool_create": (c_enum, [_created, c_int32, _err]),
     "tmx_pool_n_threads": (c_int32, [c_void_p]),
     "tmx_pool_free": (None, [c_void_p]),
+    "tmx_pattern_is_dynamic": (c_bool, [c_enum]),
     "tmx_pattern_is_visible": (c_bool, [POINTER(tmx_pattern), c_int32, c_int32, c_int32]),
     "tmx_pattern_pairs": (c_int64, [POINTER(tmx_pattern), c_int32, c_int32, c_int32]),
     "tmx_file_open": (c_enum, [_created, c_char_p, _err]),
@@ -231,6 +235,7 @@ FUNCTIONS = {
     "tmx_decode": (c_enum, [c_void_p, c_int32, c_int32, POINTER(c_float), _err]),
     "tmx_session_timings": (None, [c_void_p, POINTER(tmx_timings)]),
     "tmx_session_layer_attention_ms": (c_double, [c_void_p, c_int32]),
+    "tmx_session_layer_density": (c_double, [c_void_p, c_int32]),
     "tmx_sampler_create": (c_enum, [_created, POINTER(tmx_sampler_params), c_int32, _err]),
     "tmx_sampler_free": (None, [c_void_p]),
     "tmx_sampler_accept": (None, [c_void_p, c_int32]),

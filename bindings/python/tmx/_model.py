@@ -50,7 +50,10 @@ def type_of(name: str) -> int:
 
 
 class Pattern(NamedTuple):
-    """Which (query, key) pairs a layer computes: "dense", "streaming" or "triangle", and its sizes in tokens."""
+    """Which (query, key) pairs a layer computes: "dense", "streaming" or "triangle", and its sizes in tokens.
+
+    A plan's layer may also be "xattention" or "flexprefill", whose pairs depend on the prompt: nothing is visible, pairs() is 0.
+    """
     kind: str
     n_sink: int = _abi.Defaults.TMX_DEFAULT_SINK.value
     n_window: int = _abi.Defaults.TMX_DEFAULT_WINDOW.value

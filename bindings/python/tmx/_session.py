@@ -24,6 +24,7 @@ class Timings(NamedTuple):
     decode_ms: float
     n_prefill_tokens: int
     n_decode_tokens: int
+    estimate_ms: float                 # part of attention_ms: dynamic layers finding their pairs
 
 
 class Agreement(NamedTuple):
@@ -201,6 +202,11 @@ class Session(Object):
         """Prefill's attention in one layer."""
         handle = self._open()
         return lib.tmx_session_layer_attention_ms(handle.pointer, int32(layer, "layer"))
+
+    def layer_density(self, layer: int) -> float:
+        """Share of the causal query-key pairs that prefill attended to in one layer, 0..1; 0 if there were none."""
+        handle = self._open()
+        return lib.tmx_session_layer_density(handle.pointer, int32(layer, "layer"))
 
     def _run(self, function, *arguments) -> None:
         handle = self._open()
