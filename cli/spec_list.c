@@ -12,6 +12,36 @@ static bool is_layers(const char *at, size_t n)
     return n_last > 0 && n_first + 1 + n_last == n;
 }
 
+/* The first comma that does not stand in parentheses; NULL: there is none. */
+static char *next_comma(char *at)
+{
+    for (bool is_inside = false; *at != '\0'; at++) {
+        if (*at == '(' || *at == ')') is_inside = *at == '(';
+        else if (*at == ',' && !is_inside) return at;
+    }
+    return NULL;
+}
+
+/* "rest=dense", "xattention(stride=8,threshold=0.9)=0-15": a method, its parameters, "=". */
+static bool is_item(const char *at)
+{
+    const size_t n = strspn(at, "abcdefghijklmnopqrstuvwxyz_");
+    at += n;
+    if (n > 0 && *at == '(') {
+        at += strcspn(at, ")");
+        if (*at == ')') at++;
+    }
+    return n > 0 && *at == '=';
+}
+
+/* Does what stands between this comma and the next one go on with the spec? */
+static bool goes_on(const char *spec, char *comma)
+{
+    const char *next = next_comma(comma + 1);
+    const size_t n = next != NULL ? (size_t)(next - comma - 1) : strlen(comma + 1);
+    return is_layers(comma + 1, n) || (strncmp(spec, "mix:", 4) == 0 && is_item(comma + 1));
+}
+
 bool specs_split(spec_list *list, const text_list *texts, char *why, size_t size)
 {
     *list = (spec_list){ .n = 0 };
@@ -21,14 +51,14 @@ bool specs_split(spec_list *list, const text_list *texts, char *why, size_t size
             snprintf(why, size, "out of memory for the plans");
             return false;
         }
-        for (const char *spec = at; spec != NULL;) {
+        for (char *spec = at; spec != NULL;) {
             if (list->n == MAX_TEXTS) {
                 snprintf(why, size, "option --plan: more than %d plans", MAX_TEXTS);
                 return false;
             }
             list->items[list->n++] = spec;
-            char *comma = strchr(spec, ',');
-            while (comma != NULL && is_layers(comma + 1, strcspn(comma + 1, ","))) comma = strchr(comma + 1, ',');
+            char *comma = next_comma(spec);
+            while (comma != NULL && goes_on(spec, comma)) comma = next_comma(comma + 1);
             spec = NULL;
             if (comma != NULL) {
                 *comma = '\0';

@@ -1,8 +1,9 @@
 /* spec_list.h - several plans in one option.  In: the texts of --plan.  Out: one spec each.
  *
- * A comma ends a spec unless what stands between it and the next comma is a layer or a range of layers, "7" or "10-29", which
- * belongs to the spec before.  So "dense,triangle:5,7,10-29,x.json" is three plans, and only a file whose own name has a
- * comma cannot be named. */
+ * A comma outside parentheses ends a spec unless what stands between it and the next one belongs to the spec before: a layer or
+ * a range of layers, "7" or "10-29", or after "mix:" an item, which is a method and "=".  So
+ * "dense,triangle:5,7,10-29,mix:triangle=3,rest=xattention(stride=8,threshold=0.9),x.json" is four plans, and only a file whose
+ * own name has a comma or an open parenthesis cannot be named beside others. */
 #ifndef TMX_CLI_SPEC_LIST_H
 #define TMX_CLI_SPEC_LIST_H
 

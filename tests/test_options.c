@@ -276,6 +276,16 @@ static void commas_part_plans_but_not_their_layers(void **state)
         { "dense,triangle:5,7,10-29,a.json,triangle:3", 4, { "dense", "triangle:5,7,10-29", "a.json", "triangle:3" } },
         { "7,8", 1, { "7,8" } }, { "a,", 2, { "a", "" } }, { ",a", 2, { "", "a" } }, { "", 1, { "" } },
         { "a,1-", 2, { "a", "1-" } }, { "a,-1", 2, { "a", "-1" } }, { "a,1-2-3", 2, { "a", "1-2-3" } }, { "a,1b", 2, { "a", "1b" } },
+        { "xattention(stride=8,threshold=0.9)", 1, { "xattention(stride=8,threshold=0.9)" } },
+        { "dense,xattention(stride=8,threshold=0.9):0-3,7,flexprefill(gamma=0.9,tau=0.1),triangle", 4,
+          { "dense", "xattention(stride=8,threshold=0.9):0-3,7", "flexprefill(gamma=0.9,tau=0.1)", "triangle" } },
+        { "mix:triangle=1,3-5,rest=xattention(stride=8,threshold=0.9),dense", 2,
+          { "mix:triangle=1,3-5,rest=xattention(stride=8,threshold=0.9)", "dense" } },
+        { "mix:xattention(stride=8,norm=1)=0,flexprefill(gamma=0.9,tau=0.1)=2-3,7,mix:rest=triangle,xattention(stride=8)", 3,
+          { "mix:xattention(stride=8,norm=1)=0,flexprefill(gamma=0.9,tau=0.1)=2-3,7", "mix:rest=triangle", "xattention(stride=8)" } },
+        { "a,rest=b", 2, { "a", "rest=b" } }, { "mix:rest=dense,a.json", 2, { "mix:rest=dense", "a.json" } },
+        { "mix:rest=dense,=b,(c)=1", 3, { "mix:rest=dense", "=b", "(c)=1" } },
+        { "xattention(stride=8,dense", 1, { "xattention(stride=8,dense" } },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char why[128];
