@@ -77,7 +77,7 @@ static double prefill_ms(bench *b, int plan, int32_t n_tokens, tmx_timings *timi
 static void time_length(bench *b, int32_t n_tokens)
 {
     static double ms[N_PLANS][MAX_REPS];
-    tmx_timings last[N_PLANS];
+    tmx_timings last[N_PLANS] = { 0 };
     const int32_t n_reps = n_tokens >= LONG_TOKENS && b->n_reps > LONG_REPS ? LONG_REPS : b->n_reps;
     for (int32_t r = -1; r < n_reps; r++) {
         for (int p = 0; p < N_PLANS; p++) {
@@ -172,7 +172,11 @@ int main(int argc, char **argv)
     printf("session of %d tokens, chunks of %d, made in %.0f ms\n\n", params.n_ctx, b.session->params.n_chunk, now_ms() - start);
     b.tokens = malloc((size_t)params.n_ctx * sizeof *b.tokens);
     b.logits = malloc((size_t)m->n_vocab * sizeof *b.logits);
-    if (b.tokens == NULL || b.logits == NULL) return 3;
+    if (b.tokens == NULL || b.logits == NULL) {
+        free(b.tokens);
+        free(b.logits);
+        return 3;
+    }
     uint64_t state = 1;
     for (int32_t i = 0; i < params.n_ctx; i++) {
         state = state * 6364136223846793005u + 1442695040888963407u;

@@ -255,7 +255,7 @@ static tmx_status make_slot(cuda_run *r, chunk_slot *slot, const tmx_session_par
     void *pinned;
     TRY(gpu_alloc_pinned(r->g, &pinned, n_ints(p) * sizeof(int32_t), err));
     slot->ints = pinned;
-    slot->marks = mem_alloc((size_t)r->n_marks, sizeof *slot->marks);
+    slot->marks = mem_alloc((size_t)r->n_marks, sizeof(void *));
     slot->kinds = mem_alloc((size_t)r->n_marks, sizeof *slot->kinds);
     slot->layers = mem_alloc((size_t)r->n_marks, sizeof *slot->layers);
     if (slot->marks == NULL || slot->kinds == NULL || slot->layers == NULL) return refuse(err, TMX_E_MEMORY, "session: out of memory");
