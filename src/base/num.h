@@ -5,6 +5,7 @@
 
 #include "base/device.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@ typedef uint16_t tmx_bf16;
 
 HOST_DEVICE static inline int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 HOST_DEVICE static inline int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
+static inline size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 static inline float f32_from_bits(uint32_t bits) { float f; memcpy(&f, &bits, sizeof f); return f; }
 static inline uint32_t f32_to_bits(float f) { uint32_t bits; memcpy(&bits, &f, sizeof bits); return bits; }

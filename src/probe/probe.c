@@ -2,7 +2,7 @@
 #include "probe/probe.h"
 
 #include "base/cpu.h"
-#include "base/mem.h"
+#include "base/layout.h"
 #include "base/num.h"
 #include "base/pool.h"
 #include "base/status.h"
@@ -47,20 +47,6 @@ tmx_status tmx_probe_count_cells(const tmx_probe_sections *sections, int32_t n_t
 
 /* ---------------------------------------------------------------- sizes: one walk serves the plan and the real thing */
 
-typedef struct layout {
-    char *base;                    /* NULL: only count */
-    size_t n_bytes;
-} layout;
-
-static void *take(layout *at, size_t n_rows, size_t width, size_t element_bytes)
-{
-    void *block = at->base == NULL ? NULL : at->base + at->n_bytes;
-    at->n_bytes += align_up(n_rows * width * element_bytes, MEM_ALIGN);
-    return block;
-}
-
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
-
 static size_t scratch_bytes(const tmx_model_info *m, int32_t n_tokens, tmx_type act_type, tmx_isa isa, int32_t n_threads)
 {
     const int32_t n_q = m->n_heads * m->head_dim, n_kv = m->n_kv_heads * m->head_dim;
@@ -84,9 +70,9 @@ static void lay_out_tape(probe_tape *tape, layout *at, const tmx_model_info *m, 
 {
     const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * (size_t)m->head_dim;
     const probe_tape t = {
-        .x = take(at, n, (size_t)m->n_embd, sizeof(float)), .x1 = take(at, n, (size_t)m->n_embd, sizeof(float)),
-        .q = take(at, n, n_q, act), .o = take(at, n, n_q, act), .k = take(at, n, n_kv, act), .v = take(at, n, n_kv, act),
-        .lse = take(at, n, (size_t)m->n_heads, sizeof(float)),
+        .x = layout_rows(at, n, (size_t)m->n_embd, sizeof(float)), .x1 = layout_rows(at, n, (size_t)m->n_embd, sizeof(float)),
+        .q = layout_rows(at, n, n_q, act), .o = layout_rows(at, n, n_q, act), .k = layout_rows(at, n, n_kv, act), .v = layout_rows(at, n, n_kv, act),
+        .lse = layout_rows(at, n, (size_t)m->n_heads, sizeof(float)),
     };
     if (tape != NULL) *tape = t;
 }
@@ -97,27 +83,27 @@ static void lay_out(probe_buffers *b, layout *at, const tmx_model_info *m, size_
     const size_t n_embd = (size_t)m->n_embd, n_ff = (size_t)m->n_ff, n_angles = ((size_t)m->head_dim + 1) / 2;
     const size_t n_chunk = n < PROBE_CHUNK ? n : PROBE_CHUNK, n_wide = max_size(n_q + 2 * n_kv, 2 * n_ff);
     const attn_strips strips = attn_back_strips((int32_t)n, m->n_kv_heads, m->head_dim);
-    b->cos = take(at, n, n_angles, sizeof(float));
-    b->sin = take(at, n, n_angles, sizeof(float));
-    b->sin_back = take(at, n, n_angles, sizeof(float));
-    b->window_cos = m->n_window > 0 ? take(at, n, n_angles, sizeof(float)) : NULL;
-    b->window_sin = m->n_window > 0 ? take(at, n, n_angles, sizeof(float)) : NULL;
-    b->window_sin_back = m->n_window > 0 ? take(at, n, n_angles, sizeof(float)) : NULL;
-    b->branch = take(at, n_chunk, n_embd, sizeof(float));
-    b->d_branch = take(at, n_chunk, n_embd, sizeof(float));
-    b->normed = take(at, n_chunk, n_embd, act);
-    b->wide = take(at, n_chunk, n_wide, sizeof(float));
-    b->gated = take(at, n_chunk, n_ff, act);
-    b->d_act = take(at, n_chunk, max_size(n_wide, n_embd), act);
-    b->d_wide = take(at, n_chunk, max_size(n_ff, n_embd), sizeof(float));
-    b->d = take(at, n, n_embd, sizeof(float));
-    b->d_o = take(at, n, n_q, sizeof(float));
-    b->d_q = take(at, attn_back_rows_padded((int32_t)n) * (size_t)m->n_heads, attn_back_d_pad(m->head_dim), sizeof(float));
-    b->d_kv = take(at, strips.kv_at[strips.n], 1, sizeof(float));
-    b->x_end = take(at, 1, n_embd, sizeof(float));
-    b->logits = take(at, 1, (size_t)m->n_vocab, sizeof(float));
-    b->row = take(at, 1, max_size(max_size(n_embd, n_q), n_ff), sizeof(float));
-    b->scratch = take(at, 1, n_scratch, 1);
+    b->cos = layout_rows(at, n, n_angles, sizeof(float));
+    b->sin = layout_rows(at, n, n_angles, sizeof(float));
+    b->sin_back = layout_rows(at, n, n_angles, sizeof(float));
+    b->window_cos = m->n_window > 0 ? layout_rows(at, n, n_angles, sizeof(float)) : NULL;
+    b->window_sin = m->n_window > 0 ? layout_rows(at, n, n_angles, sizeof(float)) : NULL;
+    b->window_sin_back = m->n_window > 0 ? layout_rows(at, n, n_angles, sizeof(float)) : NULL;
+    b->branch = layout_rows(at, n_chunk, n_embd, sizeof(float));
+    b->d_branch = layout_rows(at, n_chunk, n_embd, sizeof(float));
+    b->normed = layout_rows(at, n_chunk, n_embd, act);
+    b->wide = layout_rows(at, n_chunk, n_wide, sizeof(float));
+    b->gated = layout_rows(at, n_chunk, n_ff, act);
+    b->d_act = layout_rows(at, n_chunk, max_size(n_wide, n_embd), act);
+    b->d_wide = layout_rows(at, n_chunk, max_size(n_ff, n_embd), sizeof(float));
+    b->d = layout_rows(at, n, n_embd, sizeof(float));
+    b->d_o = layout_rows(at, n, n_q, sizeof(float));
+    b->d_q = layout_rows(at, attn_back_rows_padded((int32_t)n) * (size_t)m->n_heads, attn_back_d_pad(m->head_dim), sizeof(float));
+    b->d_kv = layout_rows(at, strips.kv_at[strips.n], 1, sizeof(float));
+    b->x_end = layout_rows(at, 1, n_embd, sizeof(float));
+    b->logits = layout_rows(at, 1, (size_t)m->n_vocab, sizeof(float));
+    b->row = layout_rows(at, 1, max_size(max_size(n_embd, n_q), n_ff), sizeof(float));
+    b->scratch = layout_rows(at, 1, n_scratch, 1);
 }
 
 /* Beside the model's own: the transposes of every layer, and the last layer's q. */

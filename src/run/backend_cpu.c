@@ -1,7 +1,8 @@
 /* backend_cpu.c - the steps of backend.h on the CPU: each is done when it returns.  Row steps are in chunk_rows.c, single rows
  * (decoding, the end of a prompt) in one_row.c. */
 #include "attn/attn.h"
-#include "base/mem.h"
+#include "base/layout.h"
+#include "base/num.h"
 #include "base/pool.h"
 #include "base/status.h"
 #include "gguf/blocks.h"
@@ -13,20 +14,6 @@
 enum { DEFAULT_CHUNK = 512, MAX_QUERY_TILE = 256 /* positions, at most */ };
 
 /* ---- sizes: one walk over the buffers serves the memory plan and the real thing */
-
-typedef struct layout {
-    char *base;                    /* NULL: only count */
-    size_t n_bytes;
-} layout;
-
-static void *take(layout *at, size_t n_rows, size_t n_elements, size_t element_bytes)
-{
-    void *block = at->base == NULL ? NULL : at->base + at->n_bytes;
-    at->n_bytes += align_up(n_rows * n_elements * element_bytes, MEM_ALIGN);
-    return block;
-}
-
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 static size_t scratch_bytes(const tmx_model_info *m, const tmx_attention_params *attention, int32_t n_ctx, int32_t n_threads,
                             uint32_t dynamic_kinds)
@@ -53,27 +40,27 @@ static void lay_out(activations *a, layout *at, const tmx_model_info *m, const t
     const size_t n_rows = (size_t)p->n_chunk, n_embd = (size_t)m->n_embd, n_ff = (size_t)m->n_ff, act = type_bytes(act_type);
     const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * (size_t)m->head_dim;
     const size_t n_angles = ((size_t)m->head_dim + 1) / 2;
-    a->x = take(at, n_rows, n_embd, sizeof(float));
-    a->normed = take(at, n_rows, n_embd, act);
-    a->qkv = take(at, n_rows, n_q + 2 * n_kv, sizeof(float));
-    a->q = take(at, n_rows, n_q, act);
-    a->heads = take(at, n_rows, n_q, act);
-    a->gate_up = take(at, n_rows, max_size(2 * n_ff, n_embd), sizeof(float));
+    a->x = layout_rows(at, n_rows, n_embd, sizeof(float));
+    a->normed = layout_rows(at, n_rows, n_embd, act);
+    a->qkv = layout_rows(at, n_rows, n_q + 2 * n_kv, sizeof(float));
+    a->q = layout_rows(at, n_rows, n_q, act);
+    a->heads = layout_rows(at, n_rows, n_q, act);
+    a->gate_up = layout_rows(at, n_rows, max_size(2 * n_ff, n_embd), sizeof(float));
     a->branch = a->gate_up;
-    a->gated = take(at, n_rows, n_ff, act);
-    a->cos = take(at, n_rows, n_angles, sizeof(float));
-    a->sin = take(at, n_rows, n_angles, sizeof(float));
-    a->window_cos = m->n_window > 0 ? take(at, n_rows, n_angles, sizeof(float)) : NULL;
-    a->window_sin = m->n_window > 0 ? take(at, n_rows, n_angles, sizeof(float)) : NULL;
+    a->gated = layout_rows(at, n_rows, n_ff, act);
+    a->cos = layout_rows(at, n_rows, n_angles, sizeof(float));
+    a->sin = layout_rows(at, n_rows, n_angles, sizeof(float));
+    a->window_cos = m->n_window > 0 ? layout_rows(at, n_rows, n_angles, sizeof(float)) : NULL;
+    a->window_sin = m->n_window > 0 ? layout_rows(at, n_rows, n_angles, sizeof(float)) : NULL;
     const size_t n_expert_rows = m->n_experts > 0 ? n_rows : 0;
-    a->scores = take(at, n_expert_rows, (size_t)m->n_experts, sizeof(float));
-    a->chosen = take(at, n_expert_rows, (size_t)m->n_experts_used, sizeof *a->chosen);
-    a->expert_rows = take(at, n_expert_rows, 1, sizeof *a->expert_rows);
-    a->gathered = take(at, n_expert_rows, n_embd, act);
-    a->expert_out = take(at, n_expert_rows, n_embd, sizeof(float));
-    a->lists = take(at, 1, key_lists_bytes(m->n_heads, p->n_chunk, p->n_ctx), 1);
-    a->row = take(at, 1, one_row_floats(m), sizeof(float));
-    a->scratch = take(at, 1, n_scratch_bytes, 1);
+    a->scores = layout_rows(at, n_expert_rows, (size_t)m->n_experts, sizeof(float));
+    a->chosen = layout_rows(at, n_expert_rows, (size_t)m->n_experts_used, sizeof *a->chosen);
+    a->expert_rows = layout_rows(at, n_expert_rows, 1, sizeof *a->expert_rows);
+    a->gathered = layout_rows(at, n_expert_rows, n_embd, act);
+    a->expert_out = layout_rows(at, n_expert_rows, n_embd, sizeof(float));
+    a->lists = layout_rows(at, 1, key_lists_bytes(m->n_heads, p->n_chunk, p->n_ctx), 1);
+    a->row = layout_rows(at, 1, one_row_floats(m), sizeof(float));
+    a->scratch = layout_rows(at, 1, n_scratch_bytes, 1);
 }
 
 static kv_cache kv_sizes(const tmx_model_info *m, const tmx_session_params *p)

@@ -8,7 +8,7 @@
  *
  * Errors: the operators keep the first one and skip what follows; it surfaces at the next wait. */
 #include "attn/cuda/gpu_schedule.h"
-#include "base/mem.h"
+#include "base/layout.h"
 #include "base/status.h"
 #include "kv/kv.h"
 #include "ops/cuda/ops_cuda.h"
@@ -81,20 +81,6 @@ typedef struct cuda_run {
 
 /* ---------------------------------------------------------------- sizes */
 
-typedef struct layout {
-    char *base;                    /* NULL: only count */
-    uint64_t n_bytes;
-} layout;
-
-static void *take(layout *at, uint64_t n_bytes)
-{
-    void *block = at->base == NULL ? NULL : at->base + at->n_bytes;
-    at->n_bytes += align_up(n_bytes, DEVICE_ALIGN);
-    return block;
-}
-
-static uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
 static size_t n_ints(const tmx_session_params *p) { return 3 * (size_t)p->n_chunk + (size_t)p->n_seqs; }
 
 static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, const tmx_session_params *p)
@@ -102,22 +88,22 @@ static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, cons
     const uint64_t n_rows = (uint64_t)p->n_chunk, n_embd = (uint64_t)m->n_embd, n_ff = (uint64_t)m->n_ff;
     const uint64_t n_q = (uint64_t)m->n_heads * (uint64_t)m->head_dim, n_qkv = n_q + 2 * (uint64_t)m->n_kv_heads * (uint64_t)m->head_dim;
     const uint64_t qkv_bytes = align_up(n_rows * n_qkv * 2, DEVICE_ALIGN);
-    b->x = take(at, n_rows * n_embd * sizeof(float));
-    b->normed = b->gated = take(at, n_rows * max_u64(n_embd, n_ff) * 2);
-    b->gate_up = b->qkv = take(at, max_u64(n_rows * n_ff * 4, qkv_bytes + n_rows * n_q * 2));
+    b->x = layout_take(at, n_rows * n_embd * sizeof(float));
+    b->normed = b->gated = layout_take(at, n_rows * max_size(n_embd, n_ff) * 2);
+    b->gate_up = b->qkv = layout_take(at, max_size(n_rows * n_ff * 4, qkv_bytes + n_rows * n_q * 2));
     b->q = b->qkv == NULL ? NULL : (char *)b->qkv + qkv_bytes;
-    b->ints = take(at, n_ints(p) * sizeof(int32_t));
-    b->row_x = take(at, n_embd * sizeof(float));
-    b->row_normed = take(at, n_embd * sizeof(float));
-    b->row_qkv = take(at, n_qkv * sizeof(float));
-    b->row_heads = take(at, n_q * sizeof(float));
-    b->row_gate_up = take(at, 2 * n_ff * sizeof(float));
-    b->row_gated = take(at, n_ff * sizeof(float));
-    b->row_q = take(at, n_q * 2);
-    b->logits = take(at, (uint64_t)p->n_seqs * (uint64_t)m->n_vocab * sizeof(float));
-    b->decode_ints = take(at, DECODE_INTS * sizeof(int32_t));
-    b->zero = take(at, sizeof(int32_t));
-    b->decode_scratch = take(at, gpu_decode_attention_bytes(1, m->n_heads, m->n_kv_heads, m->head_dim, p->n_ctx));
+    b->ints = layout_take(at, n_ints(p) * sizeof(int32_t));
+    b->row_x = layout_take(at, n_embd * sizeof(float));
+    b->row_normed = layout_take(at, n_embd * sizeof(float));
+    b->row_qkv = layout_take(at, n_qkv * sizeof(float));
+    b->row_heads = layout_take(at, n_q * sizeof(float));
+    b->row_gate_up = layout_take(at, 2 * n_ff * sizeof(float));
+    b->row_gated = layout_take(at, n_ff * sizeof(float));
+    b->row_q = layout_take(at, n_q * 2);
+    b->logits = layout_take(at, (uint64_t)p->n_seqs * (uint64_t)m->n_vocab * sizeof(float));
+    b->decode_ints = layout_take(at, DECODE_INTS * sizeof(int32_t));
+    b->zero = layout_take(at, sizeof(int32_t));
+    b->decode_scratch = layout_take(at, gpu_decode_attention_bytes(1, m->n_heads, m->n_kv_heads, m->head_dim, p->n_ctx));
 }
 
 static kv_cache kv_sizes(const tmx_model_info *m, const tmx_session_params *p)
@@ -179,7 +165,7 @@ static uint64_t workspace_bytes(const tmx_model_info *m, const tmx_session_param
     const tmx_pattern usual = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = TMX_DEFAULT_SINK, .n_window = TMX_DEFAULT_WINDOW,
                                 .n_last = TMX_DEFAULT_LAST };
     device_buffers ignored;
-    layout count = { 0 };
+    layout count = { .align = DEVICE_ALIGN };
     lay_out(&ignored, &count, m, p);
     return count.n_bytes + attention_scratch_bytes(m, p, &usual) + LIBRARY_BYTES;
 }
@@ -294,10 +280,10 @@ static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *er
     r->kv.k = k;
     TRY(gpu_alloc(r->g, &v, memory->kv_bytes / 2, err));
     r->kv.v = v;
-    layout at = { 0 };
+    layout at = { .align = DEVICE_ALIGN };
     lay_out(&r->b, &at, m, &s->params);
     TRY(gpu_alloc(r->g, &r->memory, at.n_bytes, err));
-    at = (layout){ .base = r->memory };
+    at = (layout){ .base = r->memory, .align = DEVICE_ALIGN };
     lay_out(&r->b, &at, m, &s->params);
     const size_t n_scratch = plan_scratch_bytes(m, &s->params, s->plan);
     TRY(gpu_alloc(r->g, &r->attention_scratch, n_scratch, err));

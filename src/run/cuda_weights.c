@@ -1,6 +1,6 @@
 #include "run/cuda_weights.h"
 
-#include "base/mem.h"
+#include "base/layout.h"
 #include "base/status.h"
 
 #include <stdlib.h>
@@ -39,21 +39,9 @@ tmx_status cuda_model_check(const tmx_model_info *m, tmx_error *err)
 
 /* ---------------------------------------------------------------- the block: one walk counts and lays out */
 
-typedef struct layout {
-    char *base;                    /* NULL: only count */
-    uint64_t n_bytes;
-} layout;
-
-static void *take(layout *at, uint64_t n_bytes)
-{
-    void *block = at->base == NULL ? NULL : at->base + at->n_bytes;
-    at->n_bytes += align_up(n_bytes, DEVICE_ALIGN);
-    return block;
-}
-
 static gpu_weight take_weight(layout *at, int32_t n_out, int32_t n_in)
 {
-    return (gpu_weight){ .data = take(at, gpu_weight_bytes(n_out, n_in)), .n_out = n_out, .n_in = n_in };
+    return (gpu_weight){ .data = layout_take(at, gpu_weight_bytes(n_out, n_in)), .n_out = n_out, .n_in = n_in };
 }
 
 static gpu_weight rows_of(const gpu_weight *w, int32_t first, int32_t n_out)
@@ -79,7 +67,7 @@ static void lay_out(cuda_weights *w, layout *at, const model_shape *m, bool is_t
     w->last_q = rows_of(last, 0, n_q);
     w->last_kv = rows_of(last, n_q, 2 * n_kv);
     *floats_at = at->n_bytes;
-    const float *norms = take(at, ((uint64_t)(2 * m->n_layers + 1) * (uint64_t)m->n_embd + (uint64_t)m->n_rot / 2) * sizeof(float));
+    const float *norms = layout_take(at, ((uint64_t)(2 * m->n_layers + 1) * (uint64_t)m->n_embd + (uint64_t)m->n_rot / 2) * sizeof(float));
     for (int32_t l = 0; norms != NULL && l < m->n_layers; l++, norms += 2 * m->n_embd) {
         w->layers[l].attn_norm = norms;
         w->layers[l].ffn_norm = norms + m->n_embd;
@@ -202,7 +190,7 @@ static tmx_status make_weights(tmx_model *model, cuda_weights *w, tmx_pool *pool
     TRY(gpu_open(&w->g, w->device, err));
     w->layers = mem_alloc((size_t)m->n_layers, sizeof *w->layers);
     if (w->layers == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", model->info.device, m->n_layers);
-    layout count = { 0 };
+    layout count = { .align = DEVICE_ALIGN };
     uint64_t floats_at, n_free, n_total;
     lay_out(w, &count, m, is_tied, &floats_at);
     TRY(gpu_memory(w->g, &n_free, &n_total, err));
@@ -211,7 +199,7 @@ static tmx_status make_weights(tmx_model *model, cuda_weights *w, tmx_pool *pool
                       gpu_name(w->g), (double)count.n_bytes / 0x1p30, (double)n_free / 0x1p30, (double)n_total / 0x1p30);
     }
     TRY(gpu_alloc(w->g, &w->memory, count.n_bytes, err));
-    layout at = { .base = w->memory };
+    layout at = { .base = w->memory, .align = DEVICE_ALIGN };
     lay_out(w, &at, m, is_tied, &floats_at);
     TRY(upload_floats(model, w, (char *)w->memory + floats_at, err));
     if (is_random) fill_randomly(model, w);
