@@ -155,22 +155,13 @@ static int make_plans(benchmark *b)
     return code;
 }
 
-static void on_warning(void *ctx, const char *line)
-{
-    (void)ctx;
-    print_warning(line);
-}
-
 static int open_model(benchmark *b)
 {
     const bench_options *o = b->options;
-    tmx_error err;
-    tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning,
-                                .device = device_choose(o->device) };
-    model_choose(&o->changes, loras, &params);
-    if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
-    if (tmx_model_open(&b->model, o->model, &params, b->pool, &err) != TMX_OK) return complain_error(&err);
+    const model_opening opening = { .path = o->model, .changes = &o->changes, .compute = o->compute, .isa = o->isa,
+                                    .device = device_choose(o->device), .is_quiet = o->is_quiet };
+    const int code = open_chosen_model(&b->model, &opening, b->pool);
+    if (code != 0) return code;
     const bool is_f32 = tmx_model_compute(b->model) == TMX_COMPUTE_F32;
     b->facts.gpu = tmx_model_device_name(b->model);
     b->facts.isa = tmx_isa_name(tmx_model_isa(b->model));

@@ -253,23 +253,15 @@ static int add_files(evaluation *e)
 
 /* ---------------------------------------------------------------- the command */
 
-static void on_warning(void *ctx, const char *line)
-{
-    (void)ctx;
-    print_warning(line);
-}
-
 static int open_model(evaluation *e)
 {
     const eval_options *o = e->options;
     tmx_error err;
-    tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning,
-                                .device = device_choose(o->device) };
-    model_choose(&o->changes, loras, &params);
-    if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
+    const model_opening opening = { .path = o->model, .changes = &o->changes, .compute = o->compute, .isa = o->isa,
+                                    .device = device_choose(o->device), .is_quiet = o->is_quiet };
     if (tmx_pool_create(&e->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);
-    if (tmx_model_open(&e->model, o->model, &params, e->pool, &err) != TMX_OK) return complain_error(&err);
+    const int code = open_chosen_model(&e->model, &opening, e->pool);
+    if (code != 0) return code;
     const bool has_format = tmx_chat_format(e->model) != NULL;
     if (o->template == EVAL_TEMPLATE_CHAT && !has_format) {
         return complain(EXIT_INPUT, "%s: no known chat format; --template none makes plain prompts", o->model);

@@ -51,25 +51,18 @@ static void begin_bar(prober *p, const char *label, int32_t n_total)
     progress_begin(&p->progress, p->label);
 }
 
-static void on_warning(void *ctx, const char *line)
-{
-    (void)ctx;
-    print_warning(line);
-}
-
 static int open_model(prober *p)
 {
     const probe_options *o = p->options;
     tmx_error err;
-    tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning };
+    const model_opening opening = { .path = o->model, .changes = &o->changes, .compute = o->compute, .isa = o->isa,
+                                    .device = NULL, .is_quiet = o->is_quiet };
     if (strncmp(device_choose(o->device), "cuda", 4) == 0) {
         return complain(EXIT_INPUT, "option --device: %s: the probe does not run on a GPU yet; --device cpu does", o->device);
     }
-    model_choose(&o->changes, loras, &params);
-    if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
     if (tmx_pool_create(&p->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);
-    if (tmx_model_open(&p->model, o->model, &params, p->pool, &err) != TMX_OK) return complain_error(&err);
+    const int code = open_chosen_model(&p->model, &opening, p->pool);
+    if (code != 0) return code;
     p->layers = malloc((size_t)tmx_model_info_get(p->model)->n_layers * sizeof *p->layers);
     return p->layers != NULL ? 0 : complain(EXIT_RESOURCES, "out of memory for the sums of all layers");
 }

@@ -17,24 +17,16 @@ enum {
     N_CONVERSATION = 8192,         /* tokens a conversation may hold, unless -c says otherwise */
 };
 
-static void on_warning(void *ctx, const char *line)
-{
-    (void)ctx;
-    print_warning(line);
-}
-
 static int open_model(runner *r)
 {
     const run_options *o = r->options;
     tmx_error err;
-    tmx_lora loras[MAX_TEXTS];
-    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning,
-                                .device = device_choose(o->device) };
-    model_choose(&o->changes, loras, &params);
+    const model_opening opening = { .path = o->model, .changes = &o->changes, .compute = o->compute, .isa = o->isa,
+                                    .device = device_choose(o->device), .is_quiet = o->is_quiet };
     const double start_ms = clock_ms();
-    if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
     if (tmx_pool_create(&r->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);
-    if (tmx_model_open(&r->model, o->model, &params, r->pool, &err) != TMX_OK) return complain_error(&err);
+    const int code = open_chosen_model(&r->model, &opening, r->pool);
+    if (code != 0) return code;
     r->load_ms = clock_ms() - start_ms;
     return 0;
 }

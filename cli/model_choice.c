@@ -10,6 +10,22 @@ void model_choose(const model_changes *changes, tmx_lora *loras, tmx_model_param
     params->rope_freq_base = (float)changes->rope_freq_base;
 }
 
+static void on_warning(void *ctx, const char *line)
+{
+    (void)ctx;
+    print_warning(line);
+}
+
+int open_chosen_model(tmx_model **model, const model_opening *o, tmx_pool *pool)
+{
+    tmx_error err;
+    tmx_lora loras[MAX_TEXTS];
+    tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning, .device = o->device };
+    model_choose(o->changes, loras, &params);
+    if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
+    return tmx_model_open(model, o->path, &params, pool, &err) == TMX_OK ? 0 : complain_error(&err);
+}
+
 void json_adapters(json_writer *j, const model_changes *changes)
 {
     json_begin_array(j, "adapters");
