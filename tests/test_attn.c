@@ -16,6 +16,9 @@
 
 #include <cmocka.h>
 
+#define RANDOM_SEED 20250729
+#include "random_buffers.h"
+
 /* Relative L2 distance of out to the oracle, and worst distance of lse.  Measured: the worst over all cases here. */
 static const struct { const char *name; double out, lse; } bounds[] = {
     { "f32 arithmetic, f32 out", 2e-6, 1e-5 },     /* measured 5.3e-7, 1.0e-6 */
@@ -24,27 +27,6 @@ static const struct { const char *name; double out, lse; } bounds[] = {
 };
 enum { N_BOUNDS = 3 };
 static double worst_out[N_BOUNDS], worst_lse[N_BOUNDS];
-
-static uint64_t seed = 20250729;
-
-static uint32_t random_u32(void)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    const uint32_t x = (uint32_t)(seed >> 32);
-    return x ^ x >> 15;
-}
-
-static int32_t random_in(int32_t begin, int32_t end)
-{
-    return begin + (int32_t)(random_u32() % (uint32_t)(end - begin));
-}
-
-static float random_normal(void)
-{
-    float sum = 0.0f;
-    for (int i = 0; i < 4; i++) sum += (float)(random_u32() >> 8) * 0x1p-24f - 0.5f;
-    return sum * 1.7320508f;
-}
 
 /* ---------------------------------------------------------------- cases */
 
@@ -62,27 +44,6 @@ typedef struct data {
     float *lse;
     size_t q_elements, kv_elements;
 } data;
-
-static size_t bytes_of(tmx_type type) { return type == TMX_TYPE_BF16 ? 2 : 4; }
-
-static float get(const void *p, tmx_type type, size_t at)
-{
-    return type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)p)[at]) : ((const float *)p)[at];
-}
-
-static void put(void *p, tmx_type type, size_t at, float x)
-{
-    if (type == TMX_TYPE_BF16) ((tmx_bf16 *)p)[at] = bf16_from_f32(x);
-    else ((float *)p)[at] = x;
-}
-
-static void *random_buffer(tmx_type type, size_t n)
-{
-    void *p = malloc(n * bytes_of(type));
-    assert_non_null(p);
-    for (size_t i = 0; i < n; i++) put(p, type, i, random_normal());
-    return p;
-}
 
 static void poison(data *d)
 {

@@ -17,23 +17,8 @@
 
 #include <cmocka.h>
 
-static uint64_t seed = 20251125;
-
-static uint32_t random_u32(void)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    const uint32_t x = (uint32_t)(seed >> 32);
-    return x ^ x >> 15;
-}
-
-static int32_t random_in(int32_t begin, int32_t end) { return begin + (int32_t)(random_u32() % (uint32_t)(end - begin)); }
-
-static float random_normal(void)
-{
-    float sum = 0.0f;
-    for (int i = 0; i < 4; i++) sum += (float)(random_u32() >> 8) * 0x1p-24f - 0.5f;
-    return sum * 1.7320508f;
-}
+#define RANDOM_SEED 20251125
+#include "random_buffers.h"
 
 #define FOR_EACH_ISA(isa) for (tmx_isa isa = TMX_ISA_SCALAR; isa <= tmx_isa_best(); isa++)
 
@@ -55,27 +40,6 @@ typedef struct data {
     key_lists lists;
     tmx_pattern_kind kind;         /* of the estimator that scratch is for */
 } data;
-
-static size_t bytes_of(tmx_type type) { return type == TMX_TYPE_BF16 ? 2 : 4; }
-
-static float get(const void *p, tmx_type type, size_t at)
-{
-    return type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)p)[at]) : ((const float *)p)[at];
-}
-
-static void put(void *p, tmx_type type, size_t at, float x)
-{
-    if (type == TMX_TYPE_BF16) ((tmx_bf16 *)p)[at] = bf16_from_f32(x);
-    else ((float *)p)[at] = x;
-}
-
-static void *random_buffer(tmx_type type, size_t n)
-{
-    void *p = malloc(n * bytes_of(type));
-    assert_non_null(p);
-    for (size_t i = 0; i < n; i++) put(p, type, i, random_normal());
-    return p;
-}
 
 static size_t q_at(const data *d, int32_t q_pos, int32_t head)
 {

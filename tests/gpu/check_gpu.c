@@ -5,6 +5,7 @@
  * Every case runs on every kernel the card has, into NaN-filled outputs with guard zones: sampled rows against the oracle,
  * everything outside the rows untouched, the same bits in chunks, in a batch, alone, and again.  Ends with one line: N passed, N failed,
  * N skipped.  Without a GPU all of it is one skipped test. */
+#include "gpu_random.h"
 #include "attn/attn.h"
 #include "base/num.h"
 #include "base/pool.h"
@@ -25,26 +26,8 @@ static double worst_out[2], worst_lse[2];
 
 enum { MAX_SEQS = 40, N_SAMPLES = 12, PAD = 8, GUARD_BYTES = 4096, POISON = 0xff };
 
-static uint64_t seed = 1;
 static int32_t n_passed, n_failed;
 static tmx_pool *pool;
-
-static uint32_t random_u32(void)
-{
-    uint64_t z = (seed += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (uint32_t)((z ^ (z >> 31)) >> 32);
-}
-
-static int32_t random_in(int32_t begin, int32_t end) { return begin + (int32_t)(random_u32() % (uint32_t)(end - begin)); }
-
-static float random_normal(void)
-{
-    float sum = 0.0f;
-    for (int i = 0; i < 4; i++) sum += (float)(random_u32() >> 8) * 0x1p-24f - 0.5f;
-    return sum * 1.7320508f;
-}
 
 static void cuda_ok(cudaError_t error, const char *what)
 {

@@ -4,6 +4,7 @@
  *
  * Outputs start as NaN between guard zones.  Ends with one line: N passed, N failed, N skipped.  Without a GPU all of it is one
  * skipped test. */
+#include "gpu_random.h"
 #include "gpu_ops.h"
 
 #include "base/num.h"
@@ -27,27 +28,9 @@ static double worst[N_BOUNDS];
 
 enum { GUARD_BYTES = 4096, POISON = 0xff };
 
-static uint64_t seed = 1;
 static int32_t n_passed, n_failed;
 static bool is_small;
 gpu *g;
-
-static uint32_t random_u32(void)
-{
-    uint64_t z = (seed += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (uint32_t)((z ^ (z >> 31)) >> 32);
-}
-
-static int32_t random_in(int32_t begin, int32_t end) { return begin + (int32_t)(random_u32() % (uint32_t)(end - begin)); }
-
-static float random_normal(void)
-{
-    float sum = 0.0f;
-    for (int i = 0; i < 4; i++) sum += (float)(random_u32() >> 8) * 0x1p-24f - 0.5f;
-    return sum * 1.7320508f;
-}
 
 static void report(bool is_ok, const char *op, const char *what, int32_t a, int32_t b, int32_t c)
 {
