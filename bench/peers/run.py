@@ -139,7 +139,7 @@ def print_table(samples, rows, lengths, unit, scale, title):
 
 def check_first_token(options, peers):
     ids = [int(word) for word in tmx(options, "run", "-q", "-m", options.model, "-p", PROMPT, "--tokens").split()]
-    answer = json.loads(tmx(options, "run", "-q", "-m", options.model, "-p", PROMPT, "-n", "1", "--json"))
+    answer = json.loads(tmx(options, "run", "-q", "-m", options.model, "--device", "cpu", "-p", PROMPT, "-n", "1", "--json"))
     ours = answer["runs"][0]["answers"][0]["ids"][0]
     for peer in peers:
         first = peer.ask({"ids": ids, "n_gen": 0}).get("first")
@@ -151,7 +151,7 @@ def check_first_token(options, peers):
 
 def time_ours(options, n, plans):
     """[(plan, ttft_s)], and seconds of a decoded token or None."""
-    common = ["bench", "-q", "-m", options.model, "-t", str(options.threads), "-r", "1", "-o", "json"]
+    common = ["bench", "-q", "-m", options.model, "--device", "cpu", "-t", str(options.threads), "-r", "1", "-o", "json"]
     results = json.loads(tmx(options, *common, "-p", str(n), "-n", "0", "--plan", plans))
     step_s = None
     if options.n_gen:
@@ -207,8 +207,8 @@ def run_attention(options, lengths):
     columns = [(n, d) for n in lengths for d in dims]
     for i in range(-1, options.repetitions):
         for n, d in columns:
-            results = json.loads(tmx(options, "bench", "-q", "--kernels", "-p", str(n), "--head-dim", str(d), "--gqa", "3", "--rows", "1",
-                                     "-t", str(options.threads), "-r", "1", "-o", "json"))
+            results = json.loads(tmx(options, "bench", "-q", "--kernels", "--device", "cpu", "-p", str(n), "--head-dim", str(d),
+                                     "--gqa", "3", "--rows", "1", "-t", str(options.threads), "-r", "1", "-o", "json"))
             kernels = [r for r in results if r["op"] == "attention"]
             isa = kernels[-1]["isa"]                   # the highest rung comes last
             for kind in ("bf16", "f32"):
