@@ -50,15 +50,19 @@ build() {                          # build PRESET [CMAKE OPTIONS...]
     cmake --preset "$preset" -DTMX_WERROR=ON "$@" && cmake --build "build/$preset"
 }
 
+build_tsan() {                     # the tests that have threads
+    cmake --preset tsan -DTMX_WERROR=ON -DTMX_FUZZ=OFF -DTMX_CUDA=OFF && cmake --build build/tsan --target test_base test_session
+}
+
 step "packages"                       scripts/install-packages.sh clang clang-tidy cppcheck \
                                       python3-numpy python3-setuptools python3-wheel python3-venv
 step "demo model"                     scripts/fetch-models.sh "${fetched[@]}"
 step "build: gcc, release"            build release -DTMX_BENCH=ON
 step "build: gcc, asan and ubsan"     build asan -DTMX_CUDA=OFF      # the CUDA part once; its absence in the others
 step "build: clang, release"          build clang -DTMX_BENCH=ON -DTMX_CUDA=OFF
-step "build: gcc, tsan"               build tsan -DTMX_FUZZ=OFF -DTMX_CUDA=OFF
-step "tests: release"                 ctest --test-dir build/release -V
-step "tests: asan and ubsan"          env ASAN_OPTIONS=detect_leaks=1 ctest --test-dir build/asan -V
+step "build: gcc, tsan"               build_tsan
+step "tests: release"                 ctest --test-dir build/release -V -j "$(nproc)"
+step "tests: asan and ubsan"          env ASAN_OPTIONS=detect_leaks=1 ctest --test-dir build/asan -V -j "$(nproc)"
 step "tests: tsan"                    ctest --test-dir build/tsan -V -R 'test_(base|session)'
 step "logits against the reference"   python3 tests/check-logits.py "${extended[@]}"
 step "bits: chunks, threads, patterns"    python3 tests/check-bits.py
