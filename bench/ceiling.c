@@ -11,6 +11,7 @@
 enum {
     N_TRIES = 5, N_TURNS = 200000, N_SUMS = 12,    /* 12: two units of latency 6 at most, and two registers left for operands */
     TASKS_PER_THREAD = 4,
+    AMX_SHARE = 16,                /* of N_TURNS: a product of tiles takes 16 cycles */
     COPY_BYTES = 128 << 20, COPY_TASK = 1 << 20,
 };
 
@@ -50,6 +51,30 @@ static void run_avx512_bf16(void *ctx, int32_t task, int32_t thread)
     int64_t n_turns = N_TURNS;
     (void)ctx, (void)task, (void)thread;
     LOOP("vdpbf16ps", "zmm");
+}
+
+/* Sums in four tiles, operands in two; as many in flight as the attention kernel has. */
+static void run_amx(void *ctx, int32_t task, int32_t thread)
+{
+    static const struct { uint8_t palette, start_row, zero[14]; uint16_t row_bytes[16]; uint8_t n_rows[16]; } config = {
+        .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64 }, .n_rows = { 16, 16, 16, 16, 16, 16 },
+    };
+    int64_t n_turns = N_TURNS / AMX_SHARE;
+    (void)ctx, (void)task, (void)thread;
+    __asm__ volatile(
+        "ldtilecfg %1\n"
+        "tilezero %%tmm0\n" "tilezero %%tmm1\n" "tilezero %%tmm2\n" "tilezero %%tmm3\n" "tilezero %%tmm4\n" "tilezero %%tmm5\n"
+        "1:\n"
+        "tdpbf16ps %%tmm5,%%tmm4,%%tmm0\n" "tdpbf16ps %%tmm5,%%tmm4,%%tmm1\n"
+        "tdpbf16ps %%tmm5,%%tmm4,%%tmm2\n" "tdpbf16ps %%tmm5,%%tmm4,%%tmm3\n"
+        "tdpbf16ps %%tmm5,%%tmm4,%%tmm0\n" "tdpbf16ps %%tmm5,%%tmm4,%%tmm1\n"
+        "tdpbf16ps %%tmm5,%%tmm4,%%tmm2\n" "tdpbf16ps %%tmm5,%%tmm4,%%tmm3\n"
+        "tdpbf16ps %%tmm5,%%tmm4,%%tmm0\n" "tdpbf16ps %%tmm5,%%tmm4,%%tmm1\n"
+        "tdpbf16ps %%tmm5,%%tmm4,%%tmm2\n" "tdpbf16ps %%tmm5,%%tmm4,%%tmm3\n"
+        "dec %0\n"
+        "jnz 1b\n"
+        "tilerelease\n"
+        : "+r"(n_turns) : "m"(config) : "cc");
 }
 
 static double measure_flops(tmx_pool *pool, pool_task *run, double flop_per_sum)
@@ -98,11 +123,13 @@ void ceilings_measure(ceilings *c, tmx_pool *pool)
     if (cpu_has(TMX_ISA_AVX2)) c->avx2_f32 = measure_flops(pool, run_avx2, 2 * 8);
     if (cpu_has(TMX_ISA_AVX512)) c->avx512_f32 = measure_flops(pool, run_avx512, 2 * 16);
     if (cpu_has(TMX_ISA_AVX512_BF16)) c->avx512_bf16 = measure_flops(pool, run_avx512_bf16, 2 * 32);
+    if (cpu_has(TMX_ISA_AMX)) c->amx_bf16 = measure_flops(pool, run_amx, 2.0 * 16 * 16 * 32 / AMX_SHARE);
     c->copy = measure_copy(pool);
 }
 
 double ceiling_of(const ceilings *c, tmx_isa isa, tmx_type type)
 {
+    if (isa == TMX_ISA_AMX && type == TMX_TYPE_BF16) return c->amx_bf16;
     if (isa == TMX_ISA_AVX512_BF16 && type == TMX_TYPE_BF16) return c->avx512_bf16;
     if (isa >= TMX_ISA_AVX512) return c->avx512_f32;
     return isa == TMX_ISA_AVX2 ? c->avx2_f32 : 0;

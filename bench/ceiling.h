@@ -7,7 +7,8 @@
 #include "tmx.h"
 
 typedef struct ceilings {
-    double avx2_f32, avx512_f32, avx512_bf16;      /* GFLOP/s: vfmadd231ps ymm, zmm, vdpbf16ps zmm; 0 = this CPU lacks it */
+    /* GFLOP/s: vfmadd231ps ymm, zmm, vdpbf16ps zmm, tdpbf16ps; 0 = this CPU lacks it */
+    double avx2_f32, avx512_f32, avx512_bf16, amx_bf16;
     double copy;                   /* GB/s, bytes read and bytes written; 0 = no memory for it */
 } ceilings;
 

@@ -17,7 +17,7 @@ static void find_rungs(kernel_run *run, tmx_isa isa)
         run->rungs[run->n_rungs++] = isa;
         return;
     }
-    for (int i = TMX_ISA_AVX2; i <= TMX_ISA_AVX512_BF16; i++) {
+    for (int i = TMX_ISA_AVX2; i <= TMX_ISA_AMX; i++) {
         if (cpu_has((tmx_isa)i)) run->rungs[run->n_rungs++] = (tmx_isa)i;
     }
     if (run->n_rungs == 0) run->rungs[run->n_rungs++] = TMX_ISA_SCALAR;
@@ -32,7 +32,7 @@ tmx_status bench_kernels(const kernel_params *params, ceilings *measured, bool *
     }
     if (!cpu_has(params->isa)) return fault(err, TMX_E_ARG, "this CPU has no %s", tmx_isa_name(params->isa));
     find_rungs(&run, params->isa);
-    run.work_total = attention_bench_work(params, run.n_rungs) + product_bench_work(params, run.n_rungs);
+    run.work_total = attention_bench_work(params, run.n_rungs) + product_bench_work(&run);
     ceilings_measure(measured, params->pool);
     tmx_status status = kernel_step(&run, 0, err);
     if (status == TMX_OK) status = attention_bench(&run, err);

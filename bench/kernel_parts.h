@@ -4,7 +4,7 @@
 
 #include "kernel_bench.h"
 
-enum { KERNEL_MAX_REPEATS = 1000, KERNEL_MAX_RUNGS = 4 };
+enum { KERNEL_MAX_REPEATS = 1000, KERNEL_MAX_RUNGS = TMX_ISA_AMX };
 
 typedef struct kernel_run {
     const kernel_params *params;
@@ -19,7 +19,7 @@ tmx_status kernel_step(kernel_run *run, double flop, tmx_error *err);
 
 double attention_bench_work(const kernel_params *p, int32_t n_rungs);
 tmx_status attention_bench(kernel_run *run, tmx_error *err);
-double product_bench_work(const kernel_params *p, int32_t n_rungs);
+double product_bench_work(const kernel_run *run);
 tmx_status product_bench(kernel_run *run, tmx_error *err);
 
 #endif

@@ -7,6 +7,7 @@
 #include "gguf/blocks.h"
 #include "kernel_parts.h"
 #include "ops/matmul.h"
+#include "ops/matmul_onednn.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -43,11 +44,18 @@ typedef struct product {
 
 static double flop_of(const kernel_shape *s, int32_t n_rows) { return 2.0 * n_rows * s->n_out * s->n_in; }
 
-double product_bench_work(const kernel_params *p, int32_t n_rungs)
+/* oneDNN takes part where the engine would ask for it; the rung does not matter to it. */
+static bool has_onednn(const kernel_run *run)
 {
+    return matmul_onednn_is_built() && run->rungs[run->n_rungs - 1] >= TMX_ISA_AVX512_BF16;
+}
+
+double product_bench_work(const kernel_run *run)
+{
+    const kernel_params *p = run->params;
     double flop = 0;
     for (int32_t i = 0; i < p->n_shapes; i++) flop += flop_of(&p->shapes[i], p->n_rows);
-    return flop * 2 * n_rungs * (p->n_repeats + 1);
+    return flop * (2 * run->n_rungs + has_onednn(run)) * (p->n_repeats + 1);
 }
 
 static void product_free(product *p)
@@ -99,15 +107,16 @@ static double error_of(const product *p)
     return sqrt(diff / norm);
 }
 
-/* Entries that this machine and build have; oneDNN is asked for where the engine would ask. */
+/* Entries that this machine and build have. */
 static int32_t list_entries(const kernel_run *run, entry *entries)
 {
     int32_t n = 0;
     for (int32_t r = 0; r < run->n_rungs; r++) {
         entries[n].compute = TMX_COMPUTE_F32, entries[n].provider = MATMUL_BUILTIN, entries[n++].isa = run->rungs[r];
         entries[n].compute = TMX_COMPUTE_BF16, entries[n].provider = MATMUL_BUILTIN, entries[n++].isa = run->rungs[r];
-        if (run->rungs[r] != TMX_ISA_AVX512_BF16) continue;
-        entries[n].compute = TMX_COMPUTE_BF16, entries[n].provider = MATMUL_AUTO, entries[n++].isa = run->rungs[r];
+    }
+    if (has_onednn(run)) {
+        entries[n].compute = TMX_COMPUTE_BF16, entries[n].provider = MATMUL_ONEDNN, entries[n++].isa = run->rungs[run->n_rungs - 1];
     }
     return n;
 }
@@ -118,11 +127,6 @@ static tmx_status create_weights(entry *e, const product *p, tmx_pool *pool, tmx
     for (int32_t c = 0; c < p->n_copies; c++) {
         const tmx_status status = matmul_weight_create(&e->weights[c], &source, 1, e->compute, e->isa, e->provider, pool, err);
         if (status != TMX_OK) return status;
-        if (e->provider == MATMUL_AUTO && matmul_provider_of(e->weights[c]) == MATMUL_BUILTIN) {       /* measured already */
-            matmul_weight_free(e->weights[c]);
-            e->weights[c] = NULL;
-            return TMX_OK;
-        }
     }
     return TMX_OK;
 }
@@ -140,8 +144,7 @@ static tmx_status time_entries(kernel_run *run, entry *entries, int32_t n_entrie
     const kernel_params *params = run->params;
     for (int32_t repeat = -1; repeat < params->n_repeats; repeat++) {
         for (entry *e = entries; e < entries + n_entries; e++) {
-            if (e->weights[0] == NULL) continue;
-            const double time_ms = run_once(e, (repeat + 1) % p->n_copies, p, params->pool);
+                const double time_ms = run_once(e, (repeat + 1) % p->n_copies, p, params->pool);
             if (repeat >= 0) {
                 e->times_ms[repeat] = time_ms;
             } else {
@@ -163,7 +166,6 @@ static void finish(const kernel_run *run, entry *entries, int32_t n_entries, con
 {
     const kernel_params *params = run->params;
     for (entry *e = entries; e < entries + n_entries; e++) {
-        if (e->weights[0] == NULL) continue;
         const bool is_bf16 = e->compute == TMX_COMPUTE_BF16;
         kernel_result r = {
             .op = KERNEL_MATMUL, .type = is_bf16 ? "bf16" : "f32", .isa = e->isa, .n_tokens = p->n_rows, .n_out = p->n_out,

@@ -233,6 +233,7 @@ void bench_print_ceilings(bench_report *report, const ceilings *c)
         { "f32 multiply-adds, AVX2", "f32", c->avx2_f32, TMX_ISA_AVX2, false },
         { "f32 multiply-adds, AVX-512", "f32", c->avx512_f32, TMX_ISA_AVX512, false },
         { "bf16 dot products, AVX-512", "bf16", c->avx512_bf16, TMX_ISA_AVX512_BF16, false },
+        { "bf16 dot products, AMX", "bf16", c->amx_bf16, TMX_ISA_AMX, false },
         { "memory copy, read and written", "copy", c->copy, TMX_ISA_AUTO, true },
     };
     if (report->form == BENCH_OUTPUT_MD) printf("Ceilings on %d threads of %s\n\n", report->facts->n_threads, report->facts->cpu);

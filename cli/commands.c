@@ -63,7 +63,7 @@ _Static_assert(TMX_TYPE_DEFAULT == 0 && TMX_TYPE_F32 == 1 && TMX_TYPE_BF16 == 2,
       .help = "number type of the products; auto is bf16 where the CPU multiplies it, else f32" }, \
     { .group = "Machine", .name = "isa", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", \
       .offset = offsetof(type, isa), \
-      .help = "instruction set: auto, scalar, avx2, avx512 or avx512bf16" }
+      .help = "instruction set: auto, scalar, avx2, avx512, avx512bf16 or amx" }
 
 #define SESSION_ROWS(type) \
     { .group = "Machine", .name = "chunk", .argument = "N", .kind = OPTION_COUNT, .max = 1048576, \

@@ -74,10 +74,11 @@ typedef enum tmx_isa {             /* instruction-set rungs; each includes the o
     TMX_ISA_AVX2 = 2,              /* AVX2 + FMA + F16C */
     TMX_ISA_AVX512 = 3,            /* AVX-512 F, BW, VL, DQ */
     TMX_ISA_AVX512_BF16 = 4,
+    TMX_ISA_AMX = 5,               /* matrix tiles of bf16 */
 } tmx_isa;
 
 TMX_API tmx_isa tmx_isa_best(void);                    /* never AUTO */
-TMX_API const char *tmx_isa_name(tmx_isa isa);         /* "auto" "scalar" "avx2" "avx512" "avx512bf16" */
+TMX_API const char *tmx_isa_name(tmx_isa isa);         /* "auto" "scalar" "avx2" "avx512" "avx512bf16" "amx" */
 TMX_API tmx_status tmx_isa_parse(const char *name, tmx_isa *isa, tmx_error *err); /* refuses a rung this CPU lacks */
 
 typedef enum tmx_type {

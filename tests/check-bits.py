@@ -37,7 +37,7 @@ def main():
                                    *arguments], capture_output=True, text=True)
             return out.read_bytes() if done.returncode == 0 else done.stderr.strip()
 
-        for isa in ("scalar", "avx2", "avx512", "avx512bf16"):
+        for isa in ("scalar", "avx2", "avx512", "avx512bf16", "amx"):
             for compute in ("f32", "bf16"):
                 machine = ["--isa", isa, "--compute", compute, "--ids", str(folder / "ids")]
                 for name, first, others in CASES:

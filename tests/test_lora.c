@@ -90,7 +90,7 @@ static double difference_from_f64(const tiny_model *tiny, const result *r)
 
 static void on_every_rung(void (*check)(const tmx_model_params *params))
 {
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             check(&(tmx_model_params){ .isa = (tmx_isa)isa, .compute = (tmx_compute)compute });

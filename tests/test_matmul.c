@@ -102,7 +102,7 @@ static int n_threads_at_start;         /* the pool of the tests is up, no librar
 
 static void find_variants(void)
 {
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) {
             printf("# skipped: this CPU has no %s\n", tmx_isa_name((tmx_isa)isa));
             continue;
@@ -456,7 +456,7 @@ static void matvec_matches_f64_for_any_pool(void **state)
 {
     static const int32_t plain_lengths[] = { 1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 129, 1000 };
     static const int32_t block_counts[] = { 1, 2, 3, 18 }, out_counts[] = { 1, 15, 16, 50 };
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (size_t t = 0; t < COUNT_OF(block_types); t++) {
             const int32_t n_block = block_format_find(block_types[t])->n_elements;

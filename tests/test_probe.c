@@ -129,7 +129,7 @@ static void sums_match_the_twin(void **state)
     static const int32_t lengths[] = { 1, 2, 3, 16, 17, 33, 64, 65, N_PROMPT };
     int32_t tokens[N_PROMPT];
     random_tokens(tokens, N_PROMPT, 1);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             machine m;
@@ -274,7 +274,7 @@ static void the_forward_pass_is_prefill(void **state)
     int32_t tokens[N_PROMPT];
     float logits[TINY_VOCAB];
     random_tokens(tokens, N_PROMPT, 9);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             machine m;
@@ -305,7 +305,7 @@ static void bits_never_move(void **state)
     int32_t tokens[N_PROMPT], other[N_PROMPT];
     random_tokens(tokens, N_PROMPT, 2);
     random_tokens(other, N_PROMPT, 12);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             tmx_probe_layer first[TINY_LAYERS], layers[TINY_LAYERS];

@@ -79,7 +79,7 @@ static void check_narrow(const float *wide, int32_t n)
 }
 
 #define EACH_RUNG(ops) \
-    for (int isa_ = TMX_ISA_SCALAR; isa_ <= TMX_ISA_AVX512_BF16; isa_++) \
+    for (int isa_ = TMX_ISA_SCALAR; isa_ <= TMX_ISA_AMX; isa_++) \
         for (const row_ops *ops = cpu_has((tmx_isa)isa_) ? row_ops_get((tmx_isa)isa_) : NULL; ops != NULL; ops = NULL)
 
 static void rmsnorm_matches_f64(void **state)
@@ -388,7 +388,7 @@ int main(void)
         cmocka_unit_test(convert_rounds_every_kind_of_number),
         cmocka_unit_test(angles_follow_the_training_code),
     };
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) printf("# skipped: this CPU has no %s\n", tmx_isa_name((tmx_isa)isa));
     }
     return cmocka_run_group_tests(tests, NULL, report);

@@ -86,7 +86,7 @@ static void logits_match_f64(void **state)
     const tmx_pattern mixed[TINY_LAYERS] = { dense, triangle, streaming }, all_triangle[TINY_LAYERS] = { triangle, triangle, triangle };
     int32_t tokens[N_PROMPT];
     random_tokens(tokens, N_PROMPT, 1);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             machine m;
@@ -119,7 +119,7 @@ static void bits_never_move(void **state)
     const tmx_pattern *const patterns[] = { &dense, &triangle, &streaming };
     int32_t tokens[N_PROMPT];
     random_tokens(tokens, N_PROMPT, 2);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             float first[3][TINY_VOCAB], logits[TINY_VOCAB];
@@ -148,7 +148,7 @@ static void patterns_that_see_the_same_give_the_same_bits(void **state)
     const tmx_pattern no_tail = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 3, .n_window = 20, .n_last = 0 };
     int32_t tokens[N_PROMPT];
     random_tokens(tokens, N_PROMPT, 3);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             machine m;
@@ -266,7 +266,7 @@ static void dynamic_bits_never_move(void **state)
                                                 "flexprefill(gamma=0.4,tau=0.05,min_budget=1)" };
     int32_t tokens[N_LONG];
     random_tokens(tokens, N_LONG, 12);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             float first[N_SPECS][TINY_VOCAB], logits[TINY_VOCAB];
@@ -297,7 +297,7 @@ static void a_threshold_of_1_is_dense_to_the_bit(void **state)
     (void)state;
     int32_t tokens[N_LONG];
     random_tokens(tokens, N_LONG, 13);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         for (int compute = TMX_COMPUTE_F32; compute <= TMX_COMPUTE_BF16; compute++) {
             machine m;
@@ -461,7 +461,7 @@ static void decoding_continues_the_prompt(void **state)
     const tmx_pattern patterns[TINY_LAYERS] = { dense, dense, dense };
     int32_t tokens[N_PROMPT];
     random_tokens(tokens, N_PROMPT, 4);
-    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512_BF16; isa++) {
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
         if (!cpu_has((tmx_isa)isa)) continue;
         machine m;
         open_machine(&m, (tmx_isa)isa, TMX_COMPUTE_F32, 2);

@@ -11,6 +11,9 @@
 const attn_kernel *attn_kernel_get(tmx_isa isa, tmx_type q_type, tmx_type kv_type)
 {
     switch (cpu_isa_resolve(isa)) {
+    case TMX_ISA_AMX:
+        if (q_type == TMX_TYPE_BF16 && kv_type == TMX_TYPE_BF16) return &attn_kernel_bf16_amx;
+        return &attn_kernel_f32_avx512;
     case TMX_ISA_AVX512_BF16:
         if (q_type == TMX_TYPE_BF16 && kv_type == TMX_TYPE_BF16) return &attn_kernel_bf16_avx512bf16;
         return &attn_kernel_f32_avx512;
@@ -80,9 +83,9 @@ static tmx_status check_values(const tmx_attention_params *p, tmx_error *err)
         return refuse(err, TMX_E_ARG, "attention: scale: %g, expected 0 (default) or 2^-100..2^100", (double)p->scale);
     }
     if (pattern_check(&p->pattern, err) != TMX_OK) return TMX_E_ARG;
-    if ((int)p->isa < TMX_ISA_AUTO || (int)p->isa > TMX_ISA_AVX512_BF16) {
+    if ((int)p->isa < TMX_ISA_AUTO || (int)p->isa > TMX_ISA_AMX) {
         return refuse(err, TMX_E_ARG, "attention: isa: %d, expected %d..%d", (int)p->isa, TMX_ISA_AUTO,
-                      TMX_ISA_AVX512_BF16);
+                      TMX_ISA_AMX);
     }
     if (!cpu_has(p->isa)) {
         return refuse(err, TMX_E_ARG, "attention: isa: this CPU has no %s; its best is %s", tmx_isa_name(p->isa),

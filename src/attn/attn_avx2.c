@@ -7,7 +7,7 @@
 typedef float cell;
 typedef __m256 vc;
 
-enum { CELL = 1, ROW_VECS = 2, KEY_STEP = 4, DIM_STEP = 4 };
+enum { CELL = 1, ROW_VECS = 2, KEY_STEP = 4, DIM_STEP = 4, KEY_ALIGN = CELL };
 
 ALWAYS_INLINE vc vc_where_nonzero(vc p, vc v) { return _mm256_and_ps(_mm256_cmp_ps(p, vf_zero(), _CMP_NEQ_UQ), v); }
 

@@ -8,7 +8,7 @@
 typedef float cell;
 typedef __m512 vc;
 
-enum { CELL = 1, ROW_VECS = 2, KEY_STEP = 8, DIM_STEP = 8 };
+enum { CELL = 1, ROW_VECS = 2, KEY_STEP = 8, DIM_STEP = 8, KEY_ALIGN = CELL };
 
 ALWAYS_INLINE vc vc_where_nonzero(vc p, vc v)
 {

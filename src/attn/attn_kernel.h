@@ -18,7 +18,7 @@ enum {
     ATTN_MAX_BLOCK = 32,           /* rows a rung works on at once, at most */
     ATTN_TILE_K = 256,             /* keys brought into scratch at once; 128 is 3 % (head_dim 64) to 7 % (128) slower */
     ATTN_KEY_PAD = 8,              /* key rows behind a tile that a last, incomplete step may touch */
-    ATTN_DIM_PAD = 8,              /* head_dim is rounded up to this in scratch */
+    ATTN_DIM_PAD = 32,             /* scratch has room for head_dim rounded up to this */
     ATTN_DECODE_KEYS = 512,        /* key range of one decode task */
 };
 
@@ -40,8 +40,8 @@ typedef struct attn_task {
 typedef struct attn_layout {
     size_t q;                      /* [n_blocks][n_cells][B] cells */
     size_t o;                      /* [n_blocks][d_pad][B] f32, unnormalised */
-    size_t k;                      /* [1 + TILE_K + KEY_PAD][n_cells] cells */
-    size_t v;                      /* [TILE_K / values per cell][d_pad] cells */
+    size_t k;                      /* [TILE_K + KEY_PAD][n_cells] cells */
+    size_t v;                      /* [TILE_K / values per cell][d_pad] cells, or as a rung places them */
     size_t s;                      /* [TILE_K + KEY_PAD][B] f32 scores, then weights in place; also staging for rows */
     size_t max, sum;               /* [n_blocks * B] f32 */
     size_t q_pos, window_begin, last_key;  /* [n_blocks * B] int32 */
@@ -60,7 +60,7 @@ static inline attn_layout attn_layout_of(int32_t head_dim)
     at.q = 0;
     at.o = at.q + rows * d_pad * WORD;
     at.k = at.o + rows * d_pad * WORD;
-    at.v = at.k + align_up((1 + ATTN_TILE_K + ATTN_KEY_PAD) * d_pad * WORD, MEM_ALIGN);
+    at.v = at.k + align_up((ATTN_TILE_K + ATTN_KEY_PAD) * d_pad * WORD, MEM_ALIGN);
     at.s = at.v + ATTN_TILE_K * d_pad * WORD;
     at.max = at.s + (stage > SCORES ? stage : SCORES) * WORD;
     at.sum = at.max + rows * WORD;
@@ -173,7 +173,7 @@ typedef struct attn_kernel {
 } attn_kernel;
 
 extern const attn_kernel attn_kernel_f32_scalar, attn_kernel_f32_avx2, attn_kernel_f32_avx512;
-extern const attn_kernel attn_kernel_bf16_avx512bf16;      /* q and kv both bf16; no decode */
+extern const attn_kernel attn_kernel_bf16_avx512bf16, attn_kernel_bf16_amx;      /* q and kv both bf16; no decode */
 
 /* For params the door has checked. */
 attn_job attn_job_of(const tmx_attention_params *p);

@@ -6,7 +6,7 @@
 typedef float cell;
 typedef vf vc;
 
-enum { CELL = 1, ROW_VECS = 2, KEY_STEP = 4, DIM_STEP = 4 };
+enum { CELL = 1, ROW_VECS = 2, KEY_STEP = 4, DIM_STEP = 4, KEY_ALIGN = CELL };
 
 ALWAYS_INLINE vc vc_where_nonzero(vc p, vc v) { return vf_select((vi)(p != vf_zero()), v, vf_zero()); }
 

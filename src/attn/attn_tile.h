@@ -20,13 +20,22 @@
  * keys (absolute multiples).  A hidden key has weight +0, which changes neither; a block without a visible key leaves
  * m, and so a rescale of exactly 1.  Only the sign of a zero in O can differ, and finish() adds +0 to remove it.
  *
- * Vocabulary: LANES, ROW_VECS, KEY_STEP, DIM_STEP, CELL (values per 32-bit cell: 1 f32 or 2 bf16); types cell, vc
- * (LANES cells), vf (LANES f32), vi (LANES int32);
+ * A rung with matrix tiles (attn_amx.c) does both products in them, KEY_ALIGN keys at a time from multiples of it; scores
+ * lie in scratch then, and V is placed as its tiles want it.  The rest is the same.
+ *
+ * Vocabulary: LANES, ROW_VECS, KEY_STEP, DIM_STEP, CELL (values per 32-bit cell: 1 f32 or 2 bf16), KEY_ALIGN (CELL, unless
+ * the rung has tiles); types cell, vc (LANES cells), vf (LANES f32), vi (LANES int32);
  *   vc_load vc_store vc_set1 vc_dot(acc, a, b) vc_where_nonzero(p, v)
  *   vc_weigh(s, stride, max, c, sum): CELL rows of scores -> weights of one cell row, added to *sum
  *   vf_zero vf_set1 vf_load vf_store vf_add vf_sub vf_mul vf_max(a, b: b if a is NaN) vf_exp2 vf_any_differs
  *   vf_hide(s, k, lo, hi): -inf in lanes without lo <= k <= hi        vi_load vi_set1 vi_min vi_max
- *   load_row(cells, row, type, n)      load_values(cells, rows[CELL] or NULL for zeros, type, n) */
+ *   load_row(cells, row, type, n)      load_values(cells, rows[CELL] or NULL for zeros, type, n)
+ * With ATTN_TILES instead of load_values: CELL_ALIGN (cells of a row of Q and K are a multiple), V_STRIDE (cells between
+ * values of d in V),
+ *   tiles_begin() tiles_end(), around all that follows in a thread
+ *   tiles_place(v, rows[KEY_ALIGN] or NULL for zeros, n, d_pad): V of KEY_ALIGN keys
+ *   tiles_score(s, q, k, n_cells): [KEY_ALIGN][BLOCK] scores
+ *   tiles_value(o, p, v, n, is_guarded): value_step, n a multiple of KEY_ALIGN / CELL */
 #ifndef TMX_ATTN_ATTN_TILE_H
 #define TMX_ATTN_ATTN_TILE_H
 
@@ -38,8 +47,9 @@
 
 enum { BLOCK = ROW_VECS * LANES };
 static_assert(ATTN_MAX_ROWS % BLOCK == 0 && (int)BLOCK <= (int)ATTN_MAX_BLOCK, "whole blocks");
-static_assert(ATTN_TILE_K % CELL == 0 && KEY_STEP % CELL == 0 && (int)KEY_STEP <= (int)ATTN_KEY_PAD, "whole cells");
-static_assert((int)ATTN_DIM_PAD % (int)DIM_STEP == 0, "whole steps");
+static_assert(ATTN_TILE_K % KEY_ALIGN == 0 && KEY_STEP % CELL == 0 && (int)KEY_STEP <= (int)ATTN_KEY_PAD, "whole cells");
+static_assert((int)KEY_ALIGN == (int)CELL || KEY_ALIGN % KEY_STEP == 0, "whole steps");
+static_assert((int)ATTN_DIM_PAD % (int)DIM_STEP == 0, "room for whole steps");
 
 typedef struct tile_state {
     const tmx_attention_params *params;
@@ -48,7 +58,7 @@ typedef struct tile_state {
     float scale, scale_log2;
     int32_t n_group, n_rows, n_blocks, head_dim, first_dense_row, n_sink, n_window;
     size_t n_cells, d_pad;
-    cell *q, *k, *v;               /* k: row 0 is the tile's key 0; one row lies before it */
+    cell *q, *k, *v;
     float *o, *s, *max, *sum;
     int32_t *q_pos, *window_begin;
     int32_t *last_key;             /* the last key a row may see, in the numbering of the tile at work */
@@ -58,14 +68,26 @@ typedef struct tile_state {
 /* Keys a block works on in one tile, and what its rows see of them: positions, or places in a packed tile. */
 typedef struct key_span {
     int32_t begin, end;            /* first and one past the last key any row may see; begin == end: nothing */
-    int32_t start;                 /* begin, rounded down to a whole cell */
+    int32_t start, stop;           /* begin and end, rounded to multiples of KEY_ALIGN */
     int32_t first_pos;             /* smallest position of the block */
     int32_t full_begin;            /* every row's window covers keys >= this, up to its own position */
 } key_span;
 
+static int32_t stop_of(int32_t end) { return (end + KEY_ALIGN - 1) / KEY_ALIGN * KEY_ALIGN; }
+
 static int32_t window_begin_of(const tile_state *st, int32_t q_pos)
 {
     return q_pos >= st->first_dense_row ? 0 : max_i32(0, q_pos - st->n_window + 1);
+}
+
+static size_t cells_of(int32_t head_dim)
+{
+    const size_t n_cells = ((size_t)head_dim + CELL - 1) / CELL;
+#ifdef ATTN_TILES
+    return align_up(n_cells, CELL_ALIGN);
+#else
+    return n_cells;
+#endif
 }
 
 static tile_state tile_state_of(const attn_job *job, const attn_task *task, void *scratch)
@@ -83,16 +105,23 @@ static tile_state tile_state_of(const attn_job *job, const attn_task *task, void
         .first_dense_row = pattern_first_dense_row(&params->pattern, seq->n_prompt),
         .n_sink = params->pattern.kind == TMX_PATTERN_DENSE ? 0 : params->pattern.n_sink,
         .n_window = params->pattern.n_window,
-        .n_cells = ((size_t)params->head_dim + CELL - 1) / CELL, .d_pad = attn_d_pad(params->head_dim),
+        .n_cells = cells_of(params->head_dim), .d_pad = align_up((size_t)params->head_dim, DIM_STEP),
         .q = (cell *)(base + at.q), .k = (cell *)(base + at.k), .v = (cell *)(base + at.v),
         .o = (float *)(base + at.o), .s = (float *)(base + at.s),
         .max = (float *)(base + at.max), .sum = (float *)(base + at.sum),
         .q_pos = (int32_t *)(base + at.q_pos), .window_begin = (int32_t *)(base + at.window_begin),
         .keys = (int32_t *)(base + at.keys),
     };
-    st.k += st.n_cells;
     st.last_key = job->lists != NULL ? (int32_t *)(base + at.last_key) : st.q_pos;
     return st;
+}
+
+/* A row of q or k, zero behind its values. */
+ALWAYS_INLINE void load_padded(const tile_state *st, cell *to, const void *row, tmx_type type)
+{
+    const size_t n = ((size_t)st->head_dim + CELL - 1) / CELL;
+    load_row(to, row, type, st->head_dim);
+    if (n < st->n_cells) memset(to + n, 0, (st->n_cells - n) * sizeof *to);
 }
 
 /* Rows beyond n_rows repeat the last one, so that they widen no span; their results are never stored. */
@@ -109,7 +138,7 @@ static void load_q(tile_state *st)
             const int32_t q_pos = st->task->t_begin + row / st->n_group;
             const size_t at = (size_t)(q_pos - st->seq->q_begin) * p->q_pos_stride
                             + (head_begin + (size_t)(row % st->n_group)) * p->q_head_stride;
-            load_row(stage + (size_t)i * st->n_cells, (const char *)st->seq->q + at * n_bytes, p->q_type, st->head_dim);
+            load_padded(st, stage + (size_t)i * st->n_cells, (const char *)st->seq->q + at * n_bytes, p->q_type);
             st->q_pos[block * BLOCK + i] = q_pos;
             st->window_begin[block * BLOCK + i] = window_begin_of(st, q_pos);
         }
@@ -138,6 +167,37 @@ static bool has_nonfinite(const cell *v, size_t n)
     return (carry & sign) != 0;
 }
 
+/* V of the keys at st->keys[begin .. end) into those places of scratch, zero around them up to a multiple of KEY_ALIGN.
+ * Returns whether it holds NaN or infinity. */
+static bool load_tile_values(const tile_state *st, const char *v, int32_t begin, int32_t end)
+{
+    const tmx_attention_params *p = st->params;
+    const size_t step = p->v_pos_stride * attn_element_bytes(p->kv_type);
+    const int32_t first = begin - begin % KEY_ALIGN;
+    bool is_nonfinite = false;
+    for (int32_t i = first; i < end; i += KEY_ALIGN) {
+        const void *rows[KEY_ALIGN];
+        for (int32_t j = 0; j < KEY_ALIGN; j++) {
+            const bool is_inside = i + j >= begin && i + j < end;
+            rows[j] = is_inside ? v + (size_t)st->keys[i + j] * step : NULL;
+        }
+#ifdef ATTN_TILES
+        cell *to = st->v + i / CELL;
+        tiles_place(to, rows, st->head_dim, st->d_pad);
+        for (int32_t d = 0; d < st->head_dim; d++) is_nonfinite |= has_nonfinite(to + (size_t)d * V_STRIDE, KEY_ALIGN / CELL);
+#else
+        cell *to = st->v + (size_t)(i / CELL) * st->d_pad;
+        load_values(to, rows, p->kv_type, st->head_dim);
+        memset(to + st->head_dim, 0, (st->d_pad - (size_t)st->head_dim) * sizeof *to);
+#endif
+    }
+#ifndef ATTN_TILES
+    const size_t v_begin = (size_t)(first / CELL) * st->d_pad, v_end = (size_t)((end + CELL - 1) / CELL) * st->d_pad;
+    is_nonfinite = has_nonfinite(st->v + v_begin, v_end - v_begin);
+#endif
+    return is_nonfinite;
+}
+
 /* Brings the keys at st->keys[begin .. end) into those places of scratch.  Rows just outside that a step may touch are set to
  * zero: nothing read there counts, but it should not be what an earlier call left.  Returns whether V holds NaN or infinity. */
 static bool load_tile(const tile_state *st, int32_t begin, int32_t end)
@@ -147,25 +207,12 @@ static bool load_tile(const tile_state *st, int32_t begin, int32_t end)
     const char *k = (const char *)st->seq->k + head * p->k_head_stride * n_bytes;
     const char *v = (const char *)st->seq->v + head * p->v_head_stride * n_bytes;
     for (int32_t i = begin; i < end; i++) {
-        load_row(st->k + (size_t)i * st->n_cells, k + (size_t)st->keys[i] * p->k_pos_stride * n_bytes, p->kv_type,
-                 st->head_dim);
+        load_padded(st, st->k + (size_t)i * st->n_cells, k + (size_t)st->keys[i] * p->k_pos_stride * n_bytes, p->kv_type);
     }
-    cell *before = st->k + (ptrdiff_t)(begin - 1) * (ptrdiff_t)st->n_cells;
-    cell *behind = st->k + (size_t)end * st->n_cells;
-    memset(before, 0, st->n_cells * sizeof *before);
-    memset(behind, 0, ATTN_KEY_PAD * st->n_cells * sizeof *behind);
-    for (int32_t i = begin - begin % CELL; i < end; i += CELL) {
-        const void *rows[CELL];
-        for (int32_t j = 0; j < CELL; j++) {
-            const bool is_inside = i + j >= begin && i + j < end;
-            rows[j] = is_inside ? v + (size_t)st->keys[i + j] * p->v_pos_stride * n_bytes : NULL;
-        }
-        cell *to = st->v + (size_t)(i / CELL) * st->d_pad;
-        load_values(to, rows, p->kv_type, st->head_dim);
-        memset(to + st->head_dim, 0, (st->d_pad - (size_t)st->head_dim) * sizeof *to);
-    }
-    const size_t v_begin = (size_t)(begin / CELL) * st->d_pad, v_end = (size_t)((end + CELL - 1) / CELL) * st->d_pad;
-    return has_nonfinite(st->v + v_begin, v_end - v_begin);
+    const size_t n_before = (size_t)(begin % KEY_ALIGN), n_behind = (size_t)(ATTN_KEY_PAD + stop_of(end) - end);
+    memset(st->k + ((size_t)begin - n_before) * st->n_cells, 0, n_before * st->n_cells * sizeof *st->k);
+    memset(st->k + (size_t)end * st->n_cells, 0, n_behind * st->n_cells * sizeof *st->k);
+    return load_tile_values(st, v, begin, end);
 }
 
 static key_span span_of(const tile_state *st, int32_t block, int32_t k_begin, int32_t k_end)
@@ -176,7 +223,8 @@ static key_span span_of(const tile_state *st, int32_t block, int32_t k_begin, in
     if (has_streaming) span.full_begin = window_begin_of(st, min_i32(last_pos, st->first_dense_row - 1));
     if (!has_dense && k_begin >= st->n_sink) span.begin = max_i32(k_begin, window_begin_of(st, first_pos));
     if (span.begin > span.end) span.begin = span.end;
-    span.start = span.begin - span.begin % CELL;
+    span.start = span.begin - span.begin % KEY_ALIGN;
+    span.stop = stop_of(span.end);
     return span;
 }
 
@@ -203,9 +251,17 @@ static void score_block(const tile_state *st, int32_t block, int32_t base, key_s
     float *s_out = st->s;
     vf m[ROW_VECS];
     UNROLL for (int r = 0; r < ROW_VECS; r++) m[r] = max[r];
-    for (int32_t key = span.start; key < span.end; key += KEY_STEP, s_out += KEY_STEP * BLOCK) {
+    for (int32_t key = span.start; key < span.stop; key += KEY_STEP, s_out += KEY_STEP * BLOCK) {
         vf s[KEY_STEP][ROW_VECS];
-        score_step(q, st->k + (size_t)(key - base) * st->n_cells, st->n_cells, s);
+        const cell *k = st->k + (size_t)(key - base) * st->n_cells;
+#ifdef ATTN_TILES
+        if ((key - span.start) % KEY_ALIGN == 0) tiles_score(s_out, q, k, st->n_cells);
+        UNROLL for (int j = 0; j < KEY_STEP; j++) {
+            UNROLL for (int r = 0; r < ROW_VECS; r++) s[j][r] = vf_load(s_out + j * BLOCK + r * LANES);
+        }
+#else
+        score_step(q, k, st->n_cells, s);
+#endif
         const int32_t key_end = key + KEY_STEP;
         const bool is_full = key >= span.begin && key_end <= span.end && key_end - 1 <= span.first_pos
                           && (key >= span.full_begin || key_end <= st->n_sink);
@@ -281,7 +337,7 @@ static void block_step(const tile_state *st, int32_t block, int32_t base, key_sp
     UNROLL for (int r = 0; r < ROW_VECS; r++) max[r] = old[r] = vf_load(max_at + r * LANES);
     score_block(st, block, base, span, max);
 
-    const int32_t n = (span.end - span.start + CELL - 1) / CELL;
+    const int32_t n = (span.stop - span.start) / CELL;
     const cell *p = weigh_block(st->s, n, max, c, sum);
 
     bool has_new_max = false;
@@ -300,11 +356,16 @@ static void block_step(const tile_state *st, int32_t block, int32_t base, key_sp
         }
     }
 
+#ifdef ATTN_TILES
+    const cell *v = st->v + (span.start - base) / CELL;
+    for (size_t d = 0; d < st->d_pad; d += DIM_STEP) tiles_value(o + d * BLOCK, p, v + d * V_STRIDE, n, is_guarded);
+#else
     const cell *v = st->v + (size_t)((span.start - base) / CELL) * st->d_pad;
     for (size_t d = 0; d < st->d_pad; d += DIM_STEP) {
         if (is_guarded) value_step(o + d * BLOCK, p, v + d, st->d_pad, n, true);
         else value_step(o + d * BLOCK, p, v + d, st->d_pad, n, false);
     }
+#endif
 }
 
 /* Columns of from [n][BLOCK] become rows of n. */
@@ -422,7 +483,8 @@ static void walk_list(const tile_state *st, const key_lists *lists)
         find_last_keys(st, n);
         for (int32_t block = 0; block < st->n_blocks; block++) {
             const int32_t *last_key = st->last_key + block * BLOCK;
-            const key_span span = { .end = last_key[BLOCK - 1] + 1, .first_pos = last_key[0] };
+            const int32_t n_seen = last_key[BLOCK - 1] + 1;
+            const key_span span = { .end = n_seen, .stop = stop_of(n_seen), .first_pos = last_key[0] };
             if (span.begin < span.end) block_step(st, block, 0, span, is_guarded);
         }
     }
@@ -431,9 +493,15 @@ static void walk_list(const tile_state *st, const key_lists *lists)
 static void tile_run(const attn_job *job, const attn_task *task, void *scratch)
 {
     tile_state st = tile_state_of(job, task, scratch);
+#ifdef ATTN_TILES
+    tiles_begin();
+#endif
     load_q(&st);
     if (job->lists != NULL) walk_list(&st, job->lists);
     else walk_pattern(&st);
+#ifdef ATTN_TILES
+    tiles_end();
+#endif
     for (int32_t block = 0; block < st.n_blocks; block++) finish(&st, block);
 }
 

@@ -2,10 +2,26 @@
 
 #include "base/status.h"
 
+#include <cpuid.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "avx512bf16" };
+static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "avx512bf16", "amx" };
 enum { N_ISA = sizeof isa_names / sizeof isa_names[0] };
+
+/* Tiles must be asked for: their state makes a thread's context 8 KiB larger.  Linux grants them to the whole process. */
+static bool has_amx(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, EDX_AMX_BF16 = 1 << 22, EDX_AMX_TILE = 1 << 24 };
+    static _Atomic int known;      /* 0: not asked yet, 1: no, 2: yes */
+    if (known == 0) {
+        unsigned a, b, c, d = 0;
+        const bool has = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & EDX_AMX_BF16) != 0 && (d & EDX_AMX_TILE) != 0;
+        known = has && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 ? 2 : 1;
+    }
+    return known == 2;
+}
 
 bool cpu_has(tmx_isa isa)
 {
@@ -17,6 +33,7 @@ bool cpu_has(tmx_isa isa)
         return cpu_has(TMX_ISA_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
             && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     case TMX_ISA_AVX512_BF16: return cpu_has(TMX_ISA_AVX512) && __builtin_cpu_supports("avx512bf16");
+    case TMX_ISA_AMX: return cpu_has(TMX_ISA_AVX512_BF16) && has_amx();
     }
     return false;
 }
@@ -45,5 +62,5 @@ tmx_status tmx_isa_parse(const char *name, tmx_isa *isa, tmx_error *err)
         *isa = (tmx_isa)i;
         return TMX_OK;
     }
-    return refuse(err, TMX_E_ARG, "isa: unknown '%s'; one of auto, scalar, avx2, avx512, avx512bf16", name);
+    return refuse(err, TMX_E_ARG, "isa: unknown '%s'; one of auto, scalar, avx2, avx512, avx512bf16, amx", name);
 }

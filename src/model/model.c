@@ -346,7 +346,7 @@ uint64_t model_weight_bytes(const tmx_model_info *info, tmx_compute compute)
 tmx_compute model_compute_resolve(tmx_compute compute, tmx_isa isa)
 {
     if (compute != TMX_COMPUTE_AUTO) return compute;
-    return isa == TMX_ISA_AVX512_BF16 ? TMX_COMPUTE_BF16 : TMX_COMPUTE_F32;
+    return isa >= TMX_ISA_AVX512_BF16 ? TMX_COMPUTE_BF16 : TMX_COMPUTE_F32;
 }
 
 /* Adapters are read, hashed, merged and closed: what comes after sees merged tensors in the file's table. */

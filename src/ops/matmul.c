@@ -157,6 +157,7 @@ static tmx_status check_sources(matmul_stack *stack, const matmul_source *source
 static const matmul_kernel *kernel_for(tmx_compute compute, tmx_isa isa)
 {
     switch (cpu_isa_resolve(isa)) {
+    case TMX_ISA_AMX:              /* tiles are left to oneDNN */
     case TMX_ISA_AVX512_BF16:
         return compute == TMX_COMPUTE_BF16 ? &matmul_kernel_bf16_avx512bf16 : &matmul_kernel_f32_avx512;
     case TMX_ISA_AVX512: return &matmul_kernel_f32_avx512;

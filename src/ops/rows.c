@@ -8,6 +8,7 @@
 const row_ops *row_ops_get(tmx_isa isa)
 {
     switch (cpu_isa_resolve(isa)) {
+    case TMX_ISA_AMX:
     case TMX_ISA_AVX512_BF16:
     case TMX_ISA_AVX512: return &row_ops_avx512;
     case TMX_ISA_AVX2: return &row_ops_avx2;

@@ -100,6 +100,7 @@ static void run_strip(void *ctx, int32_t s, int32_t thread)
 static attn_back_kernel *kernel_for(tmx_isa isa)
 {
     switch (cpu_isa_resolve(isa)) {
+    case TMX_ISA_AMX:
     case TMX_ISA_AVX512_BF16:
     case TMX_ISA_AVX512: return attn_back_avx512;
     case TMX_ISA_AVX2: return attn_back_avx2;

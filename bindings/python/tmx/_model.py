@@ -205,7 +205,7 @@ class Model(Object):
     """A GGUF model, opened: every shape proven, weights packed.
 
     compute   "auto" (bf16 where the CPU multiplies it, else f32), "f32", "bf16"
-    isa       "auto" or a rung of the CPU: "scalar", "avx2", "avx512", "avx512bf16"
+    isa       "auto" or a rung of the CPU: "scalar", "avx2", "avx512", "avx512bf16", "amx"
     loras     adapters to merge: paths, or (path, scale) pairs
     rope_freq_base  0 = the file's; a value also lifts the limit on n_ctx
     device    "cpu", "cuda" (the first GPU), "cuda:1", or "auto": a GPU if one can run the model
