@@ -8,6 +8,11 @@
 
 #include <cmocka.h>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { FIRST_STEP = 4 };           /* of first prompts, which take ten times as long here */
+#else
+enum { FIRST_STEP = 1 };
+#endif
 enum { MAX_TOKENS = 320, N_ANSWER = 4 };
 
 static const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE, .n_sink = 3, .n_window = 20, .n_last = 11 };
@@ -124,7 +129,7 @@ static void a_second_prompt_hot_is_cold(void **state)
         for (int p = 0; p < N_PLANS; p++) {
             for (int k = 0; k < N; k++) answer_cold(&machines[i], &plans[p], tokens, lengths[k], &cold[k]);
             tmx_session *s = open_session(&machines[i], &plans[p], 17);
-            for (int a = 0; a < N; a++) {
+            for (int a = 0; a < N; a += FIRST_STEP) {
                 for (int b = 0; b < N; b++) {
                     tmx_session_reset(s);
                     answer(s, tokens, 0, lengths[a], &hot);
@@ -142,8 +147,8 @@ static void a_second_prompt_hot_is_cold(void **state)
             tmx_session_free(s);
         }
     }
-    print_message("# %d tokens kept; keeping all that is common moves the bits of %d of %d prompts\n", n_kept, n_moved, 2 * N_PLANS * N * N);
-    assert_true(n_kept > 10000 && n_moved > 100);
+    print_message("# %d tokens kept; keeping all that is common moves the bits of %d prompts\n", n_kept, n_moved);
+    assert_true(n_kept > 10000 / FIRST_STEP && n_moved > 100 / FIRST_STEP);
 }
 
 /* As many rows as by definition: those whose keys do not change in a layer that another one follows. */
