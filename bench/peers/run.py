@@ -11,11 +11,13 @@ in a round everyone is timed once at each length, the first round is thrown away
 warm-up come before the time that is taken.  First of all every peer must begin the same prompt with our token.
 
 A Markdown table on standard output: median time to first token, least and largest, and how many times faster the first plan of ours
-is; with -n the same for a decoded token after that prompt.  Exit code 1: no peer could be timed."""
+is; with -n the same for a decoded token after that prompt.  Ctrl-C or SIGTERM prints what is finished.  Exit code 1: no peer could
+be timed."""
 import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -87,7 +89,11 @@ class Peer:
                 self.process.stdin.close()
             except BrokenPipeError:
                 pass
-        self.process.wait()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:          # at work on what nobody waits for any more
+            self.process.kill()
+            self.process.wait()
 
 
 def tmx(options, *arguments):
@@ -160,6 +166,28 @@ def time_ours(options, n, plans):
     return [("tmx " + r["plan"], r["ttft_s"]) for r in results], step_s
 
 
+def take_turns(options, lengths, n_vocab, dice, peers, ttft, step, ours):
+    """Everyone once at each length, round after round; the first round is thrown away."""
+    for i in range(-1, options.repetitions):
+        for n in lengths:
+            ids = [dice.randrange(n_vocab) for _ in range(n)]
+            plans, step_s = time_ours(options, n, options.plan)
+            ours[:] = [name for name, _ in plans]
+            if i >= 0:
+                for name, ttft_s in plans:
+                    add(ttft, (name, n), ttft_s)
+                add(step, (ours[0], n), step_s)
+            times = list(plans)
+            for peer in peers:
+                answer = peer.ask({"ids": ids, "n_gen": options.n_gen})
+                times.append((peer.engine, answer.get("ttft_s", float("nan"))))
+                if i >= 0:
+                    add(ttft, (peer.engine, n), answer.get("ttft_s"))
+                    add(step, (peer.engine, n), answer.get("step_s"))
+            say(f"round {i + 1} of {options.repetitions}, {n} tokens: "
+                + ", ".join(f"{name} {ttft_s:.2f} s" for name, ttft_s in times))
+
+
 def run_models(options, lengths):
     dice = random.Random(options.seed)
     n_vocab = json.loads(tmx(options, "inspect", options.model, "--json"))["model"]["n_vocab"]
@@ -167,22 +195,10 @@ def run_models(options, lengths):
     check_first_token(options, peers)
     peers = [peer for peer in peers if peer.error is None]
     ttft, step, ours = {}, {}, []
-    for i in range(-1, options.repetitions):
-        for n in lengths:
-            ids = [dice.randrange(n_vocab) for _ in range(n)]
-            plans, step_s = time_ours(options, n, options.plan)
-            ours = [name for name, _ in plans]
-            if i >= 0:
-                for name, ttft_s in plans:
-                    add(ttft, (name, n), ttft_s)
-                add(step, (ours[0], n), step_s)
-            for peer in peers:
-                answer = peer.ask({"ids": ids, "n_gen": options.n_gen})
-                if i >= 0:
-                    add(ttft, (peer.engine, n), answer.get("ttft_s"))
-                    add(step, (peer.engine, n), answer.get("step_s"))
-            say(f"round {i + 1} of {options.repetitions}, {n} tokens: "
-                + ", ".join(f"{name} {ttft_s:.2f} s" for name, ttft_s in plans))
+    try:
+        take_turns(options, lengths, n_vocab, dice, peers, ttft, step, ours)
+    except KeyboardInterrupt:
+        say("stopped; this is what was finished")
     for peer in peers:
         if peer.error:
             say(f"{peer.engine}: {peer.error}; some of its times are missing")
@@ -243,6 +259,7 @@ def main():
     parser.add_argument("--tmx", default=os.path.join(ROOT, "build", "release", "tmx"))
     parser.add_argument("--env", default=os.path.join(ROOT, "build", "peers", "venv"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.engines = options.engines.split(",")
     lengths = [int(n) for n in options.n_prompt.split(",")]
     unknown = [engine for engine in options.engines if engine not in PACKAGES or engine == "torch-sdpa"]
