@@ -6,9 +6,8 @@
  * Without a usable GPU, everything is skipped and counted.  Ends with "N passed, N failed, N skipped". */
 #define TINY_WIDTHS TINY_EMBD = 128, TINY_HEADS = 6, TINY_KV_HEADS = 2, TINY_HEAD_DIM = CHECK_HEAD_DIM, TINY_FF = 192
 #define TINY_SPREAD 0.16f
+#include "gpu/gpu_model.h"
 #include "tiny_model.h"
-
-#include <stdarg.h>
 
 enum { N_PROMPT = 203, N_SEQS = 4 };
 
@@ -18,79 +17,12 @@ static const double WORST_LOGIT = 0.04;
 /* Against the CPU's f32, as docs/gpu.md states it; the best token must agree where its lead is clear. */
 static const double MOST_KL = 2e-3, CLEAR_MARGIN = 0.5;
 
-static int n_passed, n_failed, n_skipped;
-
-__attribute__((format(printf, 2, 3)))
-static bool check(bool is_right, const char *format, ...)
-{
-    va_list args;
-    *(is_right ? &n_passed : &n_failed) += 1;
-    printf("%s: ", is_right ? "ok    " : "FAILED");
-    va_start(args, format);
-    vprintf(format, args);
-    va_end(args);
-    putchar('\n');
-    fflush(stdout);
-    return is_right;
-}
-
 static const char *const plan_specs[] = { "dense", "triangle", "triangle:0", "streaming" };
 enum { N_PLANS = sizeof plan_specs / sizeof plan_specs[0] };
-
-static tmx_plan *make_plan(const tmx_model *model, const char *spec, int32_t n_sink, int32_t n_window, int32_t n_last)
-{
-    tmx_plan *plan = NULL;
-    tmx_error err = { 0 };
-    if (tmx_plan_parse(&plan, spec, tmx_model_info_get(model), &err) != TMX_OK
-        || tmx_plan_set_sizes(plan, n_sink, n_window, n_last, &err) != TMX_OK) {
-        check(false, "plan %s: %s", spec, err.text);
-        exit(1);
-    }
-    return plan;
-}
 
 static void random_tokens(int32_t *tokens, int32_t n, uint64_t seed)
 {
     for (int32_t i = 0; i < n; i++) tokens[i] = (int32_t)(tiny_random(&seed) % TINY_VOCAB);
-}
-
-static tmx_session *open_session(const tmx_model *model, tmx_pool *pool, const tmx_plan *plan, const tmx_session_params *params)
-{
-    tmx_session *session = NULL;
-    tmx_error err = { 0 };
-    if (tmx_session_create(&session, model, plan, pool, params, &err) == TMX_OK) return session;
-    check(false, "session: %s", err.text);
-    exit(1);
-}
-
-static bool prefill(tmx_session *session, const int32_t *tokens, int32_t n, int32_t seq, float *logits)
-{
-    tmx_error err = { 0 };
-    const tmx_prompt prompt = { .tokens = tokens, .n_tokens = n, .seq = seq, .logits = logits };
-    return tmx_prefill(session, &prompt, 1, &err) == TMX_OK || check(false, "prefill: %s", err.text);
-}
-
-static void fresh_logits(const tmx_model *model, tmx_pool *pool, const tmx_plan *plan, int32_t n_chunk, const int32_t *tokens, int32_t n,
-                         float *logits)
-{
-    const int32_t n_vocab = tmx_model_info_get(model)->n_vocab;
-    for (int32_t i = 0; i < n_vocab; i++) logits[i] = NAN;
-    tmx_session *session = open_session(model, pool, plan, &(tmx_session_params){ .n_chunk = n_chunk, .n_ctx = n });
-    prefill(session, tokens, n, 0, logits);
-    tmx_session_free(session);
-}
-
-static bool is_equal(const float *a, const float *b, int32_t n) { return memcmp(a, b, (size_t)n * sizeof *a) == 0; }
-
-static double worst_difference(const float *a, const double *b)
-{
-    double worst = 0, largest = 0;
-    for (int i = 0; i < TINY_VOCAB; i++) {
-        const double difference = fabs((double)a[i] - b[i]);
-        if (!(difference <= worst)) worst = difference;         /* NaN never passes */
-        largest = fmax(largest, fabs(b[i]));
-    }
-    return worst / largest;
 }
 
 /* ---------------------------------------------------------------- the tiny model */
@@ -104,7 +36,7 @@ static double plan_effect(const tiny_model *tiny, const int32_t *tokens, const t
     tiny_forward_f64(tiny, tokens, N_PROMPT, all_dense, expected);
     tiny_forward_f64(tiny, tokens, N_PROMPT, patterns, other);
     for (int i = 0; i < TINY_VOCAB; i++) rounded[i] = (float)other[i];
-    return worst_difference(rounded, expected);
+    return worst_difference(rounded, expected, TINY_VOCAB);
 }
 
 static void logits_match_f64(const tiny_model *tiny, const tmx_model *model, tmx_pool *pool)
@@ -122,7 +54,7 @@ static void logits_match_f64(const tiny_model *tiny, const tmx_model *model, tmx
             double expected[TINY_VOCAB];
             fresh_logits(model, pool, plan, 0, tokens, lengths[i], logits);
             tiny_forward_f64(tiny, tokens, lengths[i], patterns, expected);
-            const double d = worst_difference(logits, expected);
+            const double d = worst_difference(logits, expected, TINY_VOCAB);
             if (!(d <= worst)) worst = d;
         }
         check(worst <= WORST_LOGIT, "head_dim %d, %s against f64: worst difference %.2e (limit %.2g)", TINY_HEAD_DIM, plan_specs[p], worst,
@@ -193,7 +125,7 @@ static void decoding_goes_on(const tiny_model *tiny, const tmx_model *model, tmx
         double expected[TINY_VOCAB];
         if (tmx_decode(session, 1, tokens[N_FIRST + i], fresh[i], &err) != TMX_OK) check(false, "decode: %s", err.text);
         tiny_forward_f64(tiny, tokens, N_FIRST + i + 1, patterns, expected);
-        const double d = worst_difference(fresh[i], expected);
+        const double d = worst_difference(fresh[i], expected, TINY_VOCAB);
         if (!(d <= worst)) worst = d;
     }
     check(worst <= WORST_LOGIT, "decoding against f64: worst difference %.2e (limit %.2g)", worst, WORST_LOGIT);
