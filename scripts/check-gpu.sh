@@ -25,7 +25,7 @@ tally() {
     n_passed=$((n_passed + p)) n_failed=$((n_failed + f)) n_skipped=$((n_skipped + ${s:-0}))
 }
 
-if [ ! -x "$build/check_gpu_model_128" ]; then
+if [ ! -x "$build/check_gpu_families" ]; then
     cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DTMX_CUDA=ON && cmake --build "$build" || exit 3
 fi
 tally "$build/check_gpu" --cases 150
@@ -39,6 +39,7 @@ else
     tally "$build/check_gpu_model_64"
 fi
 tally "$build/check_gpu_model_128"
+tally "$build/check_gpu_families"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu" --small --cases 12

@@ -105,13 +105,16 @@ static void do_place(const call *c)
     const row_ops *ops = row_ops_get(TMX_ISA_SCALAR);
     const size_t dim = (size_t)p->head_dim;
     const int32_t n_q = c->to != NULL ? p->n_heads : 0, n_all = n_q + 2 * p->n_kv_heads;
-    float head[128], angle_cos[64], angle_sin[64];
-    const rope_table table = { .frequency = p->inverse_freq, .n_pairs = p->n_rot / 2, .factor = 1 };
+    const float *bias = p->bias != NULL ? p->bias + (size_t)(p->n_heads - n_q) * dim : NULL;
+    float head[256], angle_cos[128], angle_sin[128];
+    const rope_table table = { .frequency = p->inverse_freq, .n_pairs = p->n_rot / 2, .factor = p->rope_factor };
     for (int32_t r = 0; r < p->n_rows; r++) {
         rope_angles(p->positions[r], &table, angle_cos, angle_sin);
         for (int32_t h = 0; h < n_all; h++) {
             for (size_t i = 0; i < dim; i++) head[i] = get(c->from, ((size_t)r * (size_t)n_all + (size_t)h) * dim + i, c->type);
+            for (size_t i = 0; bias != NULL && i < dim; i++) head[i] += bias[(size_t)h * dim + i];
             const bool is_q = h < n_q, is_v = h >= n_q + p->n_kv_heads;
+            if (p->q_norm != NULL && !is_v) ops->rmsnorm(head, is_q ? p->q_norm : p->k_norm, p->norm_eps, p->head_dim, head, TMX_TYPE_F32);
             const size_t kv_head = (size_t)((h - n_q) % p->n_kv_heads + (is_q ? p->n_kv_heads : 0));
             const size_t at = (((size_t)p->seqs[r] * (size_t)p->n_kv_heads + kv_head) * (size_t)p->n_ctx + (size_t)p->positions[r]) * dim;
             tmx_bf16 *to = is_q ? (tmx_bf16 *)c->to + ((size_t)r * (size_t)n_q + (size_t)h) * dim : (tmx_bf16 *)(is_v ? p->v : p->k) + at;

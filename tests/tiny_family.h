@@ -27,6 +27,7 @@ typedef struct tf_spec {
     int window_period;             /* as in tmx_model_info */
     double window_base;            /* 0 = freq_base, scaled */
     int n_experts, n_used, n_ff_expert;
+    float spread;                  /* of a layer's weights; 0 = 0.35 */
 } tf_spec;
 
 static const tf_spec tf_specs[] = {
@@ -83,7 +84,7 @@ static inline void tf_put(tf_model *m, gguf_writer *w, const char *name, int64_t
     const int64_t all[3] = { n_2, n_1, n_0 }, n = (n_2 > 0 ? n_2 : 1) * (n_1 > 0 ? n_1 : 1) * n_0;
     const float centre = strstr(name, "norm") != NULL ? 1.0f : 0.0f;
     const bool is_end = strncmp(name, "token_embd", 10) == 0 || strncmp(name, "output", 6) == 0;
-    const float spread = centre != 0 ? 0.3f : is_end ? 1.0f : 0.35f;
+    const float spread = centre != 0 ? 0.3f : is_end ? 1.0f : m->spec->spread != 0 ? m->spec->spread : 0.35f;
     float *data = malloc((size_t)n * sizeof *data);
     const uint64_t seed = tf_seed(name);
     for (int64_t i = 0; i < n; i++) {
@@ -120,7 +121,7 @@ static inline float tf_llama3_divisor(const tf_spec *s, int pair)
 static inline void tf_put_divisors(tf_model *m, gguf_writer *w)
 {
     const tf_spec *s = m->spec;
-    float a[16], b[16];
+    float a[128], b[128];
     for (int i = 0; i < s->n_rot / 2; i++) {
         a[i] = s->scaling == TF_DIVISORS ? tf_llama3_divisor(s, i) : 1 + (float)i / 8;
         b[i] = 1 + (float)(i * i);

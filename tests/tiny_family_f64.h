@@ -6,7 +6,7 @@
 #include "pattern/pattern.h"
 #include "tiny_family.h"
 
-enum { TF_MAX_HEADS_WIDTH = 128 };
+enum { TF_MAX_HEADS_WIDTH = 1024 };
 
 typedef struct tf_theta { int layer, i, j; double factor; } tf_theta;      /* pair (i, j) of all heads of a layer */
 

@@ -69,12 +69,3 @@ tmx_status model_family_find(const tmx_file *file, const model_family **family, 
     return refuse(err, TMX_E_UNSUPPORTED, "%s: architecture '%.*s' is not supported (supported: %s)", gguf_label(file),
                   (int)(name.n_bytes < 47 ? name.n_bytes : 47), name.data, supported);
 }
-
-const char *model_shape_feature(const model_shape *s)
-{
-    return s->n_experts > 0 ? "experts" : s->n_window > 0 ? "sliding-window layers" : s->has_head_norms ? "norms of q and k heads"
-         : s->has_branch_norms ? "norms of what a layer adds" : s->has_qkv_bias ? "biases of q, k and v"
-         : s->gate != GATE_SILU ? "a GELU gate" : s->embedding_scale != 0 ? "scaled embeddings"
-         : s->score_scale != 0 ? "attention scores of another scale" : s->scaling.kind == ROPE_LONG ? "LongRoPE"
-         : s->scaling.attention_factor != 1 ? "a factor on RoPE" : NULL;
-}

@@ -37,10 +37,6 @@ typedef struct model_shape {
     int32_t n_experts, n_experts_used;     /* 0: one feed-forward block; else n_ff is that of an expert */
 } model_shape;
 
-/* The first thing in use beyond a plain llama layer with any RoPE style and frequencies, as a noun ("sliding-window layers"): a
- * backend or the probe can name what it lacks.  NULL: nothing. */
-const char *model_shape_feature(const model_shape *shape);
-
 /* One layer's tensors in the file; shapes proven. */
 typedef struct tensor_rows tensor_rows;
 typedef struct layer_tensors {

@@ -449,9 +449,12 @@ static gpu_place place_of(const tmx_session *s, int32_t layer, const int32_t *po
 {
     const cuda_run *r = run_of(s);
     const model_shape *m = &s->model->tensors.shape;
+    const cuda_layer *w = &r->weights->layers[layer];
+    const rope_table *table = &r->weights->rope;
     return (gpu_place){
-        .positions = positions, .seqs = seqs, .inverse_freq = r->weights->inverse_freq, .n_rows = n_rows, .n_heads = m->n_heads,
-        .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .n_rot = m->n_rot, .rope = m->rope,
+        .positions = positions, .seqs = seqs, .inverse_freq = table->frequency, .n_rows = n_rows, .n_heads = m->n_heads,
+        .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .n_rot = m->n_rot, .rope = m->rope, .rope_factor = table->factor,
+        .bias = w->bias, .q_norm = w->q_norm, .k_norm = w->k_norm, .norm_eps = m->rms_eps,
         .k = kv_view(&r->kv, r->kv.k, layer, 0), .v = kv_view(&r->kv, r->kv.v, layer, 0), .n_ctx = s->params.n_ctx,
     };
 }

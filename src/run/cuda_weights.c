@@ -22,7 +22,16 @@ int32_t cuda_device_index(const char *device)
 uint64_t cuda_weight_bytes(const tmx_model_info *m)
 {
     const uint64_t n_norm = (uint64_t)(2 * m->n_layers + 1) * (uint64_t)m->n_embd;
-    return 2 * m->n_params + 2 * n_norm + (uint64_t)m->n_layers * 6 * DEVICE_ALIGN;        /* norms are f32 */
+    return 2 * m->n_params + 2 * n_norm + (uint64_t)m->n_layers * 6 * DEVICE_ALIGN;        /* norms are f32; biases hardly count */
+}
+
+/* What the kernels lack beyond sizes, as a noun; NULL: nothing. */
+static const char *missing_feature(const model_shape *s)
+{
+    return s->n_experts > 0 ? "experts" : s->n_window > 0 ? "sliding-window layers"
+         : s->has_branch_norms ? "norms of what a layer adds" : s->gate != GATE_SILU ? "a GELU gate"
+         : s->embedding_scale != 0 ? "scaled embeddings" : s->score_scale != 0 ? "attention scores of another scale"
+         : s->scaling.kind == ROPE_LONG ? "LongRoPE" : NULL;
 }
 
 tmx_status cuda_model_check(const tmx_model_info *m, tmx_error *err)
@@ -50,8 +59,8 @@ static gpu_weight rows_of(const gpu_weight *w, int32_t first, int32_t n_out)
     return (gpu_weight){ .data = data, .n_out = n_out, .n_in = w->n_in };
 }
 
-/* The norms and frequencies come last, in the order in which `floats` of attach_weights has them. */
-static void lay_out(cuda_weights *w, layout *at, const model_shape *m, bool is_tied, uint64_t *floats_at)
+/* What stays f32, see take_vectors, comes last. */
+static void lay_out(cuda_weights *w, layout *at, const model_shape *m, bool is_tied, size_t n_floats, const float **floats)
 {
     const int32_t n_q = m->n_heads * m->head_dim, n_kv = m->n_kv_heads * m->head_dim;
     w->token_embd = take_weight(at, m->n_vocab, m->n_embd);
@@ -66,35 +75,59 @@ static void lay_out(cuda_weights *w, layout *at, const model_shape *m, bool is_t
     const gpu_weight *last = &w->layers[m->n_layers - 1].qkv;
     w->last_q = rows_of(last, 0, n_q);
     w->last_kv = rows_of(last, n_q, 2 * n_kv);
-    *floats_at = at->n_bytes;
-    const float *norms = layout_take(at, ((uint64_t)(2 * m->n_layers + 1) * (uint64_t)m->n_embd + (uint64_t)m->n_rot / 2) * sizeof(float));
-    for (int32_t l = 0; norms != NULL && l < m->n_layers; l++, norms += 2 * m->n_embd) {
-        w->layers[l].attn_norm = norms;
-        w->layers[l].ffn_norm = norms + m->n_embd;
-    }
-    w->output_norm = norms;
-    w->inverse_freq = norms != NULL ? norms + m->n_embd : NULL;
+    *floats = layout_take(at, n_floats * sizeof(float));
 }
 
 /* ---------------------------------------------------------------- filling it */
 
-/* Norms (1 where there is no file), then RoPE frequencies. */
-static tmx_status upload_floats(const tmx_model *model, cuda_weights *w, void *to, tmx_error *err)
+/* A walk over what stays f32: counts where both pointers are NULL. */
+typedef struct vectors {
+    float *copy;                   /* pinned */
+    const float *device;           /* where the copy goes */
+    size_t n;
+} vectors;
+
+/* n numbers of the model, or n times `otherwise` where there is no file. */
+static const float *take(vectors *v, const float *from, int32_t n, float otherwise)
 {
+    const float *at = v->device == NULL ? NULL : v->device + v->n;
+    for (int32_t i = 0; v->copy != NULL && i < n; i++) v->copy[v->n + (size_t)i] = from != NULL ? from[i] : otherwise;
+    v->n += (size_t)n;
+    return at;
+}
+
+static rope_table take_rope(vectors *v, const rope_table *from)
+{
+    rope_table table = *from;
+    table.frequency = take(v, from->frequency, from->n_pairs, 0);
+    return table;
+}
+
+static void take_vectors(const tmx_model *model, cuda_weights *w, vectors *v)
+{
+    static const model_layer none = { 0 };
     const model_shape *m = &model->tensors.shape;
-    const size_t n_embd = (size_t)m->n_embd, n_norms = (2 * (size_t)m->n_layers + 1) * n_embd, n_freq = (size_t)m->n_rot / 2;
-    const size_t n_bytes = (n_norms + n_freq) * sizeof(float);
+    for (int32_t l = 0; l < m->n_layers; l++) {
+        const model_layer *from = model->layers != NULL ? &model->layers[l] : &none;
+        cuda_layer *to = &w->layers[l];
+        to->attn_norm = take(v, from->attn_norm, m->n_embd, 1);
+        to->ffn_norm = take(v, from->ffn_norm, m->n_embd, 1);
+        if (m->has_head_norms) to->q_norm = take(v, from->q_norm, m->head_dim, 1);
+        if (m->has_head_norms) to->k_norm = take(v, from->k_norm, m->head_dim, 1);
+        if (m->has_qkv_bias) to->bias = take(v, from->bias, (m->n_heads + 2 * m->n_kv_heads) * m->head_dim, 0);
+    }
+    w->output_norm = take(v, model->output_norm, m->n_embd, 1);
+    w->rope = take_rope(v, &model->rope);
+}
+
+static tmx_status upload_vectors(const tmx_model *model, cuda_weights *w, const float *to, size_t n, tmx_error *err)
+{
+    const size_t n_bytes = n * sizeof(float);
     void *pinned;
     TRY(gpu_alloc_pinned(w->g, &pinned, n_bytes, err));
-    float *at = pinned;
-    for (size_t i = 0; i < n_norms; i++) at[i] = 1.0f;
-    for (int32_t l = 0; model->layers != NULL && l < m->n_layers; l++) {
-        memcpy(at + 2 * (size_t)l * n_embd, model->layers[l].attn_norm, n_embd * sizeof *at);
-        memcpy(at + (2 * (size_t)l + 1) * n_embd, model->layers[l].ffn_norm, n_embd * sizeof *at);
-    }
-    if (model->output_norm != NULL) memcpy(at + n_norms - n_embd, model->output_norm, n_embd * sizeof *at);
-    memcpy(at + n_norms, model->rope.frequency, n_freq * sizeof *at);
-    gpu_upload(w->g, to, pinned, n_bytes);
+    vectors v = { .copy = pinned, .device = to };
+    take_vectors(model, w, &v);
+    gpu_upload(w->g, (void *)(uintptr_t)to, pinned, n_bytes);
     const tmx_status status = gpu_wait(w->g, err);
     gpu_free_pinned(w->g, pinned);
     return status;
@@ -190,9 +223,11 @@ static tmx_status make_weights(tmx_model *model, cuda_weights *w, tmx_pool *pool
     TRY(gpu_open(&w->g, w->device, err));
     w->layers = mem_alloc((size_t)m->n_layers, sizeof *w->layers);
     if (w->layers == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory for %d layers", model->info.device, m->n_layers);
+    vectors floats = { 0 };
     layout count = { .align = DEVICE_ALIGN };
-    uint64_t floats_at, n_free, n_total;
-    lay_out(w, &count, m, is_tied, &floats_at);
+    uint64_t n_free, n_total;
+    take_vectors(model, w, &floats);
+    lay_out(w, &count, m, is_tied, floats.n, &floats.device);
     TRY(gpu_memory(w->g, &n_free, &n_total, err));
     if (count.n_bytes > n_free) {
         return refuse(err, TMX_E_MEMORY, "%s (%s): the weights need %.2f GiB in bf16, %.2f of %.2f GiB are free", model->info.device,
@@ -200,8 +235,8 @@ static tmx_status make_weights(tmx_model *model, cuda_weights *w, tmx_pool *pool
     }
     TRY(gpu_alloc(w->g, &w->memory, count.n_bytes, err));
     layout at = { .base = w->memory, .align = DEVICE_ALIGN };
-    lay_out(w, &at, m, is_tied, &floats_at);
-    TRY(upload_floats(model, w, (char *)w->memory + floats_at, err));
+    lay_out(w, &at, m, is_tied, floats.n, &floats.device);
+    TRY(upload_vectors(model, w, floats.device, floats.n, err));
     if (is_random) fill_randomly(model, w);
     else TRY(fill_from_file(model, w, pool, err));
     TRY(tune(w, m, err));
@@ -210,7 +245,7 @@ static tmx_status make_weights(tmx_model *model, cuda_weights *w, tmx_pool *pool
 
 tmx_status cuda_weights_attach(tmx_model *model, tmx_pool *pool, tmx_error *err)
 {
-    const char *feature = model_shape_feature(&model->tensors.shape);
+    const char *feature = missing_feature(&model->tensors.shape);
     if (feature != NULL) {
         return refuse(err, TMX_E_UNSUPPORTED, "%s: %s run on the CPU only so far (--device cpu)", model->info.architecture, feature);
     }

@@ -10,7 +10,8 @@
 /* Shapes as in model_layer; every layer has all of them, since single rows run on them too. */
 typedef struct cuda_layer {
     gpu_weight qkv, attn_output, gate_up, down;
-    const float *attn_norm, *ffn_norm;             /* device, [n_embd] */
+    const float *attn_norm, *ffn_norm;             /* device, as the next; [n_embd] */
+    const float *q_norm, *k_norm, *bias;           /* as in model_layer, or NULL */
 } cuda_layer;
 
 typedef struct cuda_weights {
@@ -20,7 +21,7 @@ typedef struct cuda_weights {
     gpu_weight last_kv, last_q;    /* views of the last layer's qkv, with algorithms of their own */
     gpu_weight token_embd, lm_head;                /* one memory when tied */
     const float *output_norm;      /* device, [n_embd] */
-    const float *inverse_freq;     /* device, [n_rot / 2]: RoPE's angle per position, of all layers */
+    rope_table rope;               /* frequencies on the device */
     void *memory;                  /* device: the block behind all of them */
 } cuda_weights;
 

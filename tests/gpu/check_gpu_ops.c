@@ -333,8 +333,24 @@ typedef struct geometry { int32_t n_heads, n_kv_heads, head_dim, n_rot; rope_sty
 
 enum { N_SEQS = 3 };
 
+enum finish { PLAIN = 0, BIASED = 1, NORMED = 2, N_FINISHES = 4 };
+
+/* A head of q, k or v before it is turned, in f64: + bias, then normed.  NULL: not. */
+static void finish_oracle(const float *x, const float *bias, const float *norm, float eps, int32_t n, float *out)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const double y = (double)x[i] + (bias != NULL ? (double)bias[i] : 0.0);
+        sum += y * y;
+    }
+    const double scale = norm != NULL ? 1.0 / sqrt(sum / n + (double)eps) : 1.0;
+    for (int32_t i = 0; i < n; i++) {
+        out[i] = (float)(((double)x[i] + (bias != NULL ? (double)bias[i] : 0.0)) * scale * (norm != NULL ? (double)norm[i] : 1.0));
+    }
+}
+
 /* Row r: a sequence and a position of its own; the last lies behind the cache and must not be written. */
-static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool has_q)
+static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool has_q, int finish)
 {
     enum { N_CTX = 200, BEHIND = 1000000 };
     const int32_t n_q = has_q ? s->n_heads : 0, n_all = n_q + 2 * s->n_kv_heads;
@@ -343,7 +359,10 @@ static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool h
     values qkv = random_values((size_t)n_rows * row, type, 1.0f);
     int32_t *positions = host_alloc((size_t)n_rows * sizeof *positions), *seqs = host_alloc((size_t)n_rows * sizeof *seqs);
     float *inverse_freq = host_alloc((size_t)s->n_rot * sizeof(float)), *angle_cos = host_alloc((size_t)s->n_rot * sizeof(float)),
-          *angle_sin = host_alloc((size_t)s->n_rot * sizeof(float)), *turned = host_alloc(head_dim * sizeof *turned);
+          *angle_sin = host_alloc((size_t)s->n_rot * sizeof(float)), *turned = host_alloc(head_dim * sizeof *turned), *x = host_alloc(head_dim * sizeof *x);
+    values bias = random_values((size_t)(s->n_heads + 2 * s->n_kv_heads) * head_dim, TMX_TYPE_F32, 3.0f);
+    values norms = random_values(2 * head_dim, TMX_TYPE_F32, 1.0f);
+    const float factor = finish == PLAIN ? 1.0f : 1.19f, eps = 1e-2f;
     for (int32_t i = 0; i < s->n_rot / 2; i++) inverse_freq[i] = (float)(1.0 / pow(10000.0, 2.0 * i / s->n_rot));
     for (int32_t r = 0; r < n_rows; r++) {
         positions[r] = r == n_rows - 1 ? BEHIND : (r * 7 + 3) % N_CTX;
@@ -355,20 +374,26 @@ static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool h
         v = device_alloc(2 * cache_size);
     const gpu_place place = { .positions = d_positions.data, .seqs = d_seqs.data, .inverse_freq = d_freq.data, .n_rows = n_rows,
                               .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim, .n_rot = s->n_rot,
-                              .rope = s->rope, .k = k.data, .v = v.data, .n_ctx = N_CTX };
+                              .rope = s->rope, .k = k.data, .v = v.data, .n_ctx = N_CTX, .rope_factor = factor, .norm_eps = eps,
+                              .bias = finish & BIASED ? bias.device.data : NULL, .q_norm = finish & NORMED ? norms.device.data : NULL,
+                              .k_norm = finish & NORMED ? (const float *)norms.device.data + head_dim : NULL };
     gpu_place_heads(g, &place, qkv.device.data, type, has_q ? q.data : NULL);
     tmx_bf16 *got_q = download(&q), *got_k = download(&k), *got_v = download(&v);
     size_t n_written = 0;
     distance d = { 0 };
     bool is_v_exact = true;
     for (int32_t r = 0; r < n_rows; r++) {
-        rope_angles(positions[r], &(rope_table){ .frequency = inverse_freq, .n_pairs = s->n_rot / 2, .factor = 1 }, angle_cos, angle_sin);
+        rope_angles(positions[r], &(rope_table){ .frequency = inverse_freq, .n_pairs = s->n_rot / 2, .factor = factor }, angle_cos,
+                    angle_sin);
         for (int32_t h = 0; h < n_all; h++) {
-            const float *x = qkv.x + (size_t)r * row + (size_t)h * head_dim;
+            const bool is_v = h >= n_q + s->n_kv_heads;
+            const float *norm = !(finish & NORMED) || is_v ? NULL : norms.x + (h < n_q ? 0 : head_dim);
+            finish_oracle(qkv.x + (size_t)r * row + (size_t)h * head_dim,
+                          finish & BIASED ? bias.x + (size_t)(s->n_heads - n_q + h) * head_dim : NULL, norm, eps, s->head_dim, x);
             const int32_t kv_head = (h - n_q) % s->n_kv_heads;
             const size_t at = ((size_t)(seqs[r] * s->n_kv_heads + kv_head) * N_CTX + (size_t)(positions[r] % BEHIND)) * head_dim;
             if (h >= n_q && positions[r] >= N_CTX) continue;
-            if (h >= n_q + s->n_kv_heads) {
+            if (is_v) {
                 for (size_t i = 0; i < head_dim; i++) is_v_exact &= got_v[at + i] == bf16_from_f32(x[i]);
                 continue;
             }
@@ -383,9 +408,36 @@ static void check_place(const geometry *s, int32_t n_rows, tmx_type type, bool h
     report(is_v_exact, "place_heads", "v differs", s->n_heads, s->head_dim, s->n_rot);
     report(n_written == 0, "place_heads", "other positions of the cache were written", s->n_heads, s->head_dim, s->n_rot);
     free(got_q), free(got_k), free(got_v), free(positions), free(seqs), free(inverse_freq), free(angle_cos), free(angle_sin),
-        free(turned);
+        free(turned), free(x);
+    values_free(&bias), values_free(&norms);
     device_free(&d_positions), device_free(&d_seqs), device_free(&d_freq), device_free(&q), device_free(&k), device_free(&v);
     values_free(&qkv);
+}
+
+/* A prompt's last row is placed a second time, in f32 and without the rows beside it: k must get the bits that are there. */
+static void check_placed_again(const geometry *s)
+{
+    const size_t n_kv = (size_t)(s->n_kv_heads * s->head_dim), n_q = (size_t)(s->n_heads * s->head_dim);
+    const int32_t position = 5, zero = 0;
+    values kv = random_values(2 * n_kv, TMX_TYPE_BF16, 1.0f), row = random_values(n_q + 2 * n_kv, TMX_TYPE_F32, 1.0f);
+    values bias = random_values(n_q + 2 * n_kv, TMX_TYPE_F32, 3.0f), norms = random_values((size_t)s->head_dim, TMX_TYPE_F32, 1.0f);
+    values freq = random_values((size_t)s->n_rot / 2, TMX_TYPE_F32, 1.0f);
+    memcpy(row.x + n_q, kv.x, 2 * n_kv * sizeof *kv.x);
+    device_free(&row.device);
+    values_upload(&row);
+    device_buffer p = device_copy(&position, 4), seq = device_copy(&zero, 4), q = device_alloc(2 * n_q), cache = device_alloc(24 * n_kv);
+    const gpu_place place = { .positions = p.data, .seqs = seq.data, .inverse_freq = freq.device.data, .n_rows = 1, .n_heads = s->n_heads,
+                              .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim, .n_rot = s->n_rot, .rope = s->rope, .rope_factor = 1.19f,
+                              .bias = bias.device.data, .q_norm = norms.device.data, .k_norm = norms.device.data, .norm_eps = 1e-6f,
+                              .k = cache.data, .v = (char *)cache.data + 12 * n_kv, .n_ctx = 6 };
+    gpu_place_heads(g, &place, kv.device.data, TMX_TYPE_BF16, NULL);
+    void *first = download(&cache);
+    gpu_place_heads(g, &place, row.device.data, TMX_TYPE_F32, q.data);
+    void *second = download(&cache);
+    report(memcmp(first, second, cache.n_bytes) == 0, "place_heads", "placed again: other bits", s->n_heads, s->head_dim, s->n_rot);
+    free(first), free(second);
+    device_free(&p), device_free(&seq), device_free(&q), device_free(&cache);
+    values_free(&kv), values_free(&row), values_free(&bias), values_free(&norms), values_free(&freq);
 }
 
 /* (sin, cos) turned by the angle is (0, 1): bf16 has room for a small deviation from 0, so the angle shows to 1e-6. */
@@ -401,7 +453,7 @@ static void check_angles(int32_t position)
     device_buffer qkv = device_copy(row, sizeof row), p = device_copy(&position, 4), s = device_copy(&zero, 4),
                   freq = device_copy(inverse_freq, sizeof inverse_freq), q = device_alloc(2 * DIM), kv = device_alloc(4 * DIM);
     const gpu_place place = { .positions = p.data, .seqs = s.data, .inverse_freq = freq.data, .n_rows = 1, .n_heads = 1,
-                              .n_kv_heads = 1, .head_dim = DIM, .n_rot = DIM, .rope = ROPE_HALF_SPLIT, .k = kv.data,
+                              .n_kv_heads = 1, .head_dim = DIM, .n_rot = DIM, .rope = ROPE_HALF_SPLIT, .rope_factor = 1, .k = kv.data,
                               .v = (char *)kv.data + 2 * DIM, .n_ctx = 1 };
     gpu_place_heads(g, &place, qkv.data, TMX_TYPE_F32, q.data);
     tmx_bf16 *got = download(&q);
@@ -773,10 +825,13 @@ static void check_places(void)
     static const int32_t positions[] = { 0, 1, 4095, 131071, 999999, 1000000, 2000003 };
     for (int32_t i = 0; i < COUNT(geometries); i++) {
         for (int t = 0; t < 2; t++) {
-            check_place(&geometries[i], 1, both_types[t], true);
-            check_place(&geometries[i], 77, both_types[t], true);
-            check_place(&geometries[i], 5, both_types[t], false);
+            for (int finish = PLAIN; finish < N_FINISHES; finish++) {
+                check_place(&geometries[i], finish == PLAIN ? 1 : 3, both_types[t], true, finish);
+                check_place(&geometries[i], 77, both_types[t], true, finish);
+                check_place(&geometries[i], 5, both_types[t], false, finish);
+            }
         }
+        check_placed_again(&geometries[i]);
     }
     for (int32_t i = 0; i < COUNT(positions); i++) check_angles(positions[i]);
 }

@@ -232,7 +232,7 @@ void time_all(void)
     t = (timed){ .in = positions, .out = b, .scratch = c, .n_rows = ROWS, .n = EMBD };
     print_rate("embed", ROWS, EMBD, (size_t)6 * ROWS * EMBD, run_embed, &t);
     t = (timed){ .in = a, .out = b, .scratch = (char *)a + (big >> 1) };
-    t.place = (gpu_place){ .positions = positions, .seqs = seqs, .inverse_freq = inverse_freq, .n_rows = ROWS,
+    t.place = (gpu_place){ .positions = positions, .seqs = seqs, .inverse_freq = inverse_freq, .rope_factor = 1, .n_rows = ROWS,
                            .n_heads = HEADS, .n_kv_heads = KV_HEADS, .head_dim = DIM, .n_rot = DIM, .rope = ROPE_INTERLEAVED,
                            .k = c, .v = v, .n_ctx = DEPTH };
     const size_t row_bytes = (size_t)4 * (HEADS + 2 * KV_HEADS) * DIM;

@@ -1,4 +1,4 @@
-/* gpu_rows.cu - what stands between the products: embedding, RMSNorm, SwiGLU, RoPE with the KV cache.  All of it is limited by
+/* gpu_rows.cu - what stands between the products: embedding, RMSNorm, SwiGLU, RoPE with biases, norms of heads and the KV cache.  All of it is limited by
  * memory: each input is read once, each output written once, in pieces of 8 elements (16 bytes of bf16) where the shape
  * and the addresses allow, one by one otherwise.
  *
@@ -155,28 +155,70 @@ extern "C" void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t 
     gpu_keep_launch(g, "swiglu");
 }
 
-/* ---------------------------------------------------------------- RoPE, KV cache */
+/* ---------------------------------------------------------------- biases, norms of heads, RoPE, KV cache */
 
 /* cos and sin of position * inverse_freq, the product rounded to f32 as rope_angles does.  Whole turns go in f64: an angle of
  * 1e6 keeps 1e-10 of a turn, and what is left needs no big-number reduction, which would take local memory. */
-DEVICE float2 rope_angle(int32_t position, float inverse_freq)
+DEVICE float2 rope_angle(int32_t position, float inverse_freq, float factor)
 {
     const double half_turns = (double)__fmul_rn((float)position, inverse_freq) * 0.31830988618379067154;
     float2 angle;
     sincospif((float)(half_turns - 2.0 * rint(0.5 * half_turns)), &angle.y, &angle.x);
-    return angle;
+    return make_float2(factor * angle.x, factor * angle.y);
+}
+
+/* A head of the product, and what is added to it and multiplied with it before it is turned. */
+template <typename T> struct finished_head {
+    const T *x;
+    const float *bias, *weight;    /* NULL: none */
+    float scale;                   /* with weight: 1 / sqrt(mean square + eps) */
+};
+
+template <int N, typename T> DEVICE void load_finished(float (&x)[N], const finished_head<T> &head, int32_t e)
+{
+    float other[N];
+    load_piece(x, head.x + e);
+    if (head.bias != NULL) {
+        load_piece(other, head.bias + e);
+#pragma unroll
+        for (int j = 0; j < N; j++) x[j] = __fadd_rn(x[j], other[j]);
+    }
+    if (head.weight != NULL) {
+        load_piece(other, head.weight + e);
+#pragma unroll
+        for (int j = 0; j < N; j++) x[j] = __fmul_rn(__fmul_rn(x[j], head.scale), other[j]);
+    }
+}
+
+/* The scale of each of n_normed heads, into shared memory; a warp takes every n-th head.  Element by element whatever the type
+ * and the alignment: a prompt's last row comes a second time, in f32, and must get the same bits. */
+template <typename T>
+DEVICE void scale_heads(const gpu_place &place, const T *row, const float *bias, int32_t n_normed, float *scales)
+{
+    const int32_t head_dim = place.head_dim, lane = threadIdx.x % 32;
+    for (int32_t h = threadIdx.x / 32; h < n_normed; h += blockDim.x / 32) {
+        float sum = 0.0f;
+        for (int32_t e = h * head_dim + lane; e < (h + 1) * head_dim; e += 32) {
+            float x[1];
+            load_piece(x, row + e);
+            if (bias != NULL) x[0] = __fadd_rn(x[0], bias[e]);
+            sum = fmaf(x[0], x[0], sum);
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) scales[h] = 1.0f / sqrtf(sum / (float)head_dim + place.norm_eps);
+    }
 }
 
 /* x[0..N) at element e of a head, e < n_rot, turned.  A piece lies within one half, or holds whole pairs; head: where the
  * partners of the pairs are. */
 template <int N, typename T>
-DEVICE void turn(float (&x)[N], const T *head, int32_t e, int32_t n_rot, rope_style style, const float2 *angles)
+DEVICE void turn(float (&x)[N], const finished_head<T> &head, int32_t e, int32_t n_rot, rope_style style, const float2 *angles)
 {
     const int32_t n_pairs = n_rot / 2;
     float partner[N];
     if (style == ROPE_HALF_SPLIT) {
         const bool is_second = e >= n_pairs;
-        load_piece(partner, head + (is_second ? e - n_pairs : e + n_pairs));
+        load_finished(partner, head, is_second ? e - n_pairs : e + n_pairs);
         angles += is_second ? e - n_pairs : e;
 #pragma unroll
         for (int j = 0; j < N; j++) {
@@ -184,7 +226,7 @@ DEVICE void turn(float (&x)[N], const T *head, int32_t e, int32_t n_rot, rope_st
             x[j] = fmaf(x[j], angles[j].x, is_second ? other : -other);
         }
     } else {
-        if (N == 1) load_piece(partner, head + (e ^ 1));
+        if (N == 1) load_finished(partner, head, e ^ 1);
 #pragma unroll
         for (int j = 0; j < N; j++) {
             if (N > 1) partner[j] = x[j ^ (N > 1)];
@@ -198,23 +240,34 @@ DEVICE void turn(float (&x)[N], const T *head, int32_t e, int32_t n_rot, rope_st
     }
 }
 
-/* One block = one row: the angles into shared memory, then every head's pieces.  The partner of a piece is in L1 by then. */
+/* One block = one row: the angles and the scales of normed heads into shared memory, then every head's pieces.  The row comes from
+ * memory once: what the scales and the partners of pieces read again is in L1. */
 template <typename T, int N> __global__ void place_heads_kernel(const __grid_constant__ gpu_place place, const T *qkv, tmx_bf16 *q)
 {
-    extern __shared__ float2 angles[];                     /* [n_rot / 2] */
+    extern __shared__ float2 angles[];                     /* [n_rot / 2]; then the scales [n_q + n_kv] */
     const int32_t row = blockIdx.x, position = place.positions[row], n_rot = place.n_rot, head_dim = place.head_dim;
-    for (int32_t i = threadIdx.x; i < n_rot / 2; i += blockDim.x) angles[i] = rope_angle(position, place.inverse_freq[i]);
-    __syncthreads();
     const int32_t n_q = q != NULL ? place.n_heads : 0, n_kv = place.n_kv_heads, n_all = n_q + 2 * n_kv;
+    const float *bias = place.bias != NULL ? place.bias + (place.n_heads - n_q) * head_dim : NULL;
+    float *scales = (float *)(angles + n_rot / 2);
+    qkv += (size_t)row * n_all * head_dim;
+    for (int32_t i = threadIdx.x; i < n_rot / 2; i += blockDim.x) {
+        angles[i] = rope_angle(position, place.inverse_freq[i], place.rope_factor);
+    }
+    if (place.q_norm != NULL) scale_heads(place, qkv, bias, n_q + n_kv, scales);
+    __syncthreads();
     const bool is_cached = position >= 0 && position < place.n_ctx;
     const size_t first_kv = (size_t)place.seqs[row] * n_kv;
     const int32_t pieces = head_dim / N;
     for (int32_t item = threadIdx.x; item < n_all * pieces; item += blockDim.x) {
         const int32_t i_head = item / pieces, e = item % pieces * N;
-        const T *head = qkv + ((size_t)row * n_all + i_head) * head_dim;
+        finished_head<T> head = { qkv + i_head * head_dim, bias != NULL ? bias + i_head * head_dim : NULL, NULL, 1.0f };
+        if (place.q_norm != NULL && i_head < n_q + n_kv) {
+            head.weight = i_head < n_q ? place.q_norm : place.k_norm;
+            head.scale = scales[i_head];
+        }
         float x[N];
-        load_piece(x, head + e);
-        if (i_head < n_q + n_kv && e < n_rot) turn<N>(x, head, e, n_rot, place.rope, angles);
+        load_finished(x, head, e);
+        if (i_head < n_q + n_kv && e < n_rot) turn(x, head, e, n_rot, place.rope, angles);
         if (i_head < n_q) {
             store_piece(q + ((size_t)row * n_q + i_head) * head_dim + e, x);
         } else if (is_cached) {
@@ -230,9 +283,11 @@ template <typename T> static void place_heads(const gpu *g, const gpu_place *pla
 {
     const int32_t n_turned = place->rope == ROPE_HALF_SPLIT ? place->n_rot / 2 : place->n_rot;
     const bool is_wide = place->head_dim % 8 == 0 && n_turned % 8 == 0 && is_aligned16(qkv) && is_aligned16(q)
-        && is_aligned16(place->k) && is_aligned16(place->v);
+        && is_aligned16(place->k) && is_aligned16(place->v) && is_aligned16(place->bias) && is_aligned16(place->q_norm)
+        && is_aligned16(place->k_norm);
+    const size_t n_shared = place->n_rot / 2 * sizeof(float2) + (place->n_heads + place->n_kv_heads) * sizeof(float);
     const auto kernel = is_wide ? place_heads_kernel<T, 8> : place_heads_kernel<T, 1>;
-    kernel<<<place->n_rows, ROW_THREADS, place->n_rot / 2 * sizeof(float2), g->stream>>>(*place, qkv, q);
+    kernel<<<place->n_rows, ROW_THREADS, n_shared, g->stream>>>(*place, qkv, q);
 }
 
 extern "C" void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type qkv_type, void *q)

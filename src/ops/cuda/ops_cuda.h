@@ -105,12 +105,16 @@ typedef struct gpu_place {
     const float *inverse_freq;     /* device, [n_rot / 2]: the RoPE angle is the f32 product position * inverse_freq[i] (rows.h) */
     int32_t n_rows, n_heads, n_kv_heads, head_dim, n_rot;
     rope_style rope;
+    float rope_factor;             /* on cos and sin */
+    const float *bias;             /* device, [(n_heads + 2 n_kv_heads) * head_dim], added first; NULL: none */
+    const float *q_norm, *k_norm;  /* device, [head_dim]: every head of q and k is normed by it, then turned; both NULL: none */
+    float norm_eps;
     void *k, *v;                   /* KV cache of this layer, bf16 [n_seqs][n_kv_heads][n_ctx][head_dim]; positions outside
                                     * [0, n_ctx) are not written */
     int32_t n_ctx;
 } gpu_place;
-/* qkv [n_rows][(n_heads + 2 n_kv_heads) * head_dim] (or [2 n_kv_heads * head_dim] when q is NULL), bf16 or f32: q turned into q
- * [n_rows][n_heads][head_dim] bf16, k turned and v into the cache. */
+/* qkv [n_rows][(n_heads + 2 n_kv_heads) * head_dim] (or [2 n_kv_heads * head_dim] when q is NULL), bf16 or f32: biases added, heads
+ * normed, q turned into q [n_rows][n_heads][head_dim] bf16, k turned and v into the cache. */
 void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type qkv_type, void *q);
 
 /* ---------------------------------------------------------------- decoding */
