@@ -96,6 +96,18 @@ static int describe_model(benchmark *b, tmx_model_info *info)
     return status == TMX_OK ? 0 : complain_error(&err);
 }
 
+/* There is no file to describe. */
+static void describe_random(benchmark *b)
+{
+    const tmx_model_info *info = tmx_model_info_get(b->model);
+    bench_facts *f = &b->facts;
+    f->model_path = info->name;
+    f->model_bytes = 2 * info->n_params;           /* bf16 */
+    f->n_params = info->n_params;
+    f->n_layers = info->n_layers;
+    snprintf(f->model_type, sizeof f->model_type, "%.40s BF16", b->options->random_shape);
+}
+
 /* ---------------------------------------------------------------- tests */
 
 static int add_test(benchmark *b, int32_t n_prompt, int32_t n_gen, int32_t n_depth)
@@ -158,8 +170,8 @@ static int make_plans(benchmark *b)
 static int open_model(benchmark *b)
 {
     const bench_options *o = b->options;
-    const model_opening opening = { .path = o->model, .changes = &o->changes, .compute = o->compute, .isa = o->isa,
-                                    .device = device_choose(o->device), .is_quiet = o->is_quiet };
+    const model_opening opening = { .path = o->model, .random_shape = o->random_shape, .changes = &o->changes, .compute = o->compute,
+                                    .isa = o->isa, .device = device_choose(o->device), .is_quiet = o->is_quiet };
     const int code = open_chosen_model(&b->model, &opening, b->pool);
     if (code != 0) return code;
     const bool is_f32 = tmx_model_compute(b->model) == TMX_COMPUTE_F32;
@@ -203,8 +215,9 @@ static int time_model(benchmark *b)
     const bench_options *o = b->options;
     tmx_model_info info = { 0 };
     int code = list_tests(b);
-    if (code == 0) code = describe_model(b, &info);
+    if (code == 0 && o->model != NULL) code = describe_model(b, &info);
     if (code == 0) code = open_model(b);
+    if (code == 0 && o->model == NULL) describe_random(b);
     if (code == 0) code = make_plans(b);
     if (code != 0) return code;
 

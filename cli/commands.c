@@ -433,6 +433,9 @@ static const option_spec bench_rows[] = {
     { .group = "Input", .letter = 'm', .name = "model", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(model),
       .help = "model file (GGUF); with --kernels its shapes are what is timed" },
+    { .group = "Input", .name = "random-weights", .argument = "SHAPE", .kind = OPTION_TEXT, .fallback = "", AT(random_shape),
+      .help = "without a file: a model with random weights, made in a GPU's memory; one of llama-3.1-8b, qwen2.5-7b, qwen3-8b, "
+              "llama-3.1-70b-one-layer (two layers of it: prefill computes little of the last)" },
     MODEL_ROWS(bench_options),
 
     { .group = "Tests", .letter = 'p', .name = "n-prompt", .argument = "N,N", .kind = OPTION_TEXTS, .fallback = "512", AT(prompts),
@@ -495,11 +498,12 @@ static const command_example bench_examples[] = {
     { "what a plan saves, by length", "tmx bench -m model.gguf -p 512-8192*2 -n 0 --plan dense,model.plan.json --svg bench.svg" },
     { "decoding behind a long prompt, for a script", "tmx bench -m model.gguf -p 0 -n 64 -d 512,8000 -o json" },
     { "how much of this machine the kernels use", "tmx bench --kernels -m model.gguf" },
+    { "time to first token on a GPU, without a file", "tmx bench --random-weights llama-3.1-8b -p 32768,131072 -n 0 --plan dense,triangle:16-31" },
 };
 
 const command bench_command = {
     .name = "bench",
-    .usage = "-m MODEL [-p N,N] [-n N,N] [-d N,N] [--plan SPEC,SPEC] [options]",
+    .usage = "-m MODEL | --random-weights SHAPE | --kernels [-p N,N] [--plan SPEC,SPEC] [options]",
     .summary = "time prefill and decode by plan and length; kernels against this machine's ceilings",
     .description =
         "Times prefill (test ppN) and decoding (tgN) on random token ids, in llama-bench's columns and JSON fields, and adds the "
@@ -697,7 +701,15 @@ bool bench_options_check(bench_options *o, char *why, size_t size)
 {
     const bool is_kernels = o->is_kernels;
     const int32_t most = (int32_t)MAX_TOKENS;
-    if (!is_kernels && o->model == NULL) return refuse_line(why, size, "no model: give -m FILE, or --kernels");
+    if (!is_kernels && o->model == NULL && o->random_shape == NULL) {
+        return refuse_line(why, size, "no model: give -m FILE, --random-weights SHAPE, or --kernels");
+    }
+    if (o->random_shape != NULL && (o->model != NULL || is_kernels || o->changes.loras.n > 0 || o->changes.rope_freq_base != 0)) {
+        return refuse_line(why, size, "option --random-weights excludes -m, --kernels, --lora, --lora-scaled and --rope-freq-base");
+    }
+    if (o->random_shape != NULL && o->device != NULL && strcmp(o->device, "cpu") == 0) {
+        return refuse_line(why, size, "option --random-weights: such a model is made on a GPU only, and --device is cpu");
+    }
     if (is_kernels && (o->predicts.n > 0 || o->depths.n > 0 || o->pairs.n > 0 || o->plans.n > 0 || o->picture != NULL || o->is_cold)) {
         return refuse_line(why, size, "option --kernels excludes -n, -d, --pg, --plan, --svg and --no-warmup");
     }

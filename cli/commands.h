@@ -116,6 +116,7 @@ enum { EVAL_OUTPUT_MD, EVAL_OUTPUT_CSV, EVAL_OUTPUT_JSON };
 
 typedef struct bench_options {
     const char *model;             /* may be NULL with is_kernels */
+    const char *random_shape;      /* of a model to make instead of opening one, or NULL */
     model_changes changes;
     text_list prompts, predicts, depths, pairs;
     int32_t n_repeats;

@@ -23,7 +23,9 @@ int open_chosen_model(tmx_model **model, const model_opening *o, tmx_pool *pool)
     tmx_model_params params = { .compute = (tmx_compute)o->compute, .warn = o->is_quiet ? NULL : on_warning, .device = o->device };
     model_choose(o->changes, loras, &params);
     if (o->isa != NULL && tmx_isa_parse(o->isa, &params.isa, &err) != TMX_OK) return complain_error(&err);
-    return tmx_model_open(model, o->path, &params, pool, &err) == TMX_OK ? 0 : complain_error(&err);
+    const tmx_status status = o->random_shape != NULL ? tmx_model_open_random(model, o->random_shape, &params, pool, &err)
+                                                      : tmx_model_open(model, o->path, &params, pool, &err);
+    return status == TMX_OK ? 0 : complain_error(&err);
 }
 
 void json_adapters(json_writer *j, const model_changes *changes)

@@ -1,4 +1,4 @@
-/* model_choice.h - -m, --lora, --lora-scaled, --rope-freq-base, --compute, --isa, --device -> how the library opens the model,
+/* model_choice.h - -m or --random-weights, --lora, --lora-scaled, --rope-freq-base, --compute, --isa, --device -> how the library opens the model,
  * and an open model. */
 #ifndef TMX_CLI_MODEL_CHOICE_H
 #define TMX_CLI_MODEL_CHOICE_H
@@ -14,6 +14,7 @@ static inline const char *device_choose(const char *given) { return given != NUL
 
 typedef struct model_opening {
     const char *path;
+    const char *random_shape;      /* NULL: open path */
     const model_changes *changes;
     int32_t compute;
     const char *isa, *device;      /* NULL = the library's default */

@@ -217,8 +217,8 @@ typedef struct tmx_model_params {
 TMX_API tmx_status tmx_model_open(tmx_model **model, const char *path, const tmx_model_params *params, tmx_pool *pool,
                                   tmx_error *err);
 /* A model of a known shape with random weights, made in the memory of a GPU: for timing without a file.  It has no text: calls
- * that need a vocabulary refuse.  shape: "llama-3.1-8b", or "llama-3.1-70b-one-layer" (two layers of it, since prefill
- * computes little of the last one).  Of params, device (NULL = "cuda") counts.  TMX_E_ARG, TMX_E_UNSUPPORTED, TMX_E_DEVICE,
+ * that need a vocabulary refuse.  shape: "llama-3.1-8b", "qwen2.5-7b", "qwen3-8b", or "llama-3.1-70b-one-layer" (two layers of
+ * it, since prefill computes little of the last one).  Of params, device (NULL = "cuda") counts.  TMX_E_ARG, TMX_E_UNSUPPORTED, TMX_E_DEVICE,
  * TMX_E_MEMORY. */
 TMX_API tmx_status tmx_model_open_random(tmx_model **model, const char *shape, const tmx_model_params *params, tmx_pool *pool,
                                          tmx_error *err);

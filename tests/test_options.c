@@ -331,7 +331,14 @@ static void bench_options_that_need_or_exclude_each_other(void **state)
     assert_int_equal(changed.n_repeats, 5);
     expect_bench("--kernels", "nothing wrong");
     expect_bench("--kernels -m x -p 16-64*2 --head-dim 64 --gqa 4 --isa avx2", "nothing wrong");
-    expect_bench("", "no model: give -m FILE, or --kernels");
+    expect_bench("", "no model: give -m FILE, --random-weights SHAPE, or --kernels");
+    expect_bench("--random-weights x -p 5 --plan triangle --device cuda:1", "nothing wrong");
+    static const char excludes[] = "option --random-weights excludes -m, --kernels, --lora, --lora-scaled and --rope-freq-base";
+    expect_bench("--random-weights x -m y", excludes);
+    expect_bench("--random-weights x --kernels", excludes);
+    expect_bench("--random-weights x --lora y", excludes);
+    expect_bench("--random-weights x --rope-freq-base 5", excludes);
+    expect_bench("--random-weights x --device cpu", "option --random-weights: such a model is made on a GPU only, and --device is cpu");
     expect_bench("-m x -n 1,x", "option -n/--n-gen: 'x' is no number or range (a-b, a-b+step, a-b*factor)");
     expect_bench("-m x -d 134217729", "option -d/--n-depth: 134217729 is out of range 0..134217728");
     expect_bench("-m x --pg 5", "option --pg: '5' is not two numbers, of prompt and generation");

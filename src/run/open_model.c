@@ -78,23 +78,31 @@ const char *tmx_model_device_name(const tmx_model *model)
 /* ---------------------------------------------------------------- models without a file */
 
 typedef struct known_shape {
-    const char *name;
+    const char *name, *architecture;
     model_shape shape;
 } known_shape;
 
 static const known_shape shapes[] = {
-    { "llama-3.1-8b", { .n_layers = 32, .n_embd = 4096, .n_heads = 32, .n_kv_heads = 8, .head_dim = 128, .n_ff = 14336,
-                        .n_vocab = 128256, .n_ctx_train = 131072, .n_rot = 128, .rope_freq_base = 500000.0f, .rms_eps = 1e-5f } },
-    { "llama-3.1-70b-one-layer", { .n_layers = 2, .n_embd = 8192, .n_heads = 64, .n_kv_heads = 8, .head_dim = 128, .n_ff = 28672,
-                                   .n_vocab = 128256, .n_ctx_train = 131072, .n_rot = 128, .rope_freq_base = 500000.0f,
-                                   .rms_eps = 1e-5f } },
+    { "llama-3.1-8b", "llama", { .n_layers = 32, .n_embd = 4096, .n_heads = 32, .n_kv_heads = 8, .head_dim = 128, .n_ff = 14336,
+                                 .n_vocab = 128256, .n_ctx_train = 131072, .n_rot = 128, .rope_freq_base = 500000.0f,
+                                 .rms_eps = 1e-5f } },
+    { "qwen2.5-7b", "qwen2", { .n_layers = 28, .n_embd = 3584, .n_heads = 28, .n_kv_heads = 4, .head_dim = 128, .n_ff = 18944,
+                               .n_vocab = 152064, .n_ctx_train = 32768, .n_rot = 128, .rope = ROPE_HALF_SPLIT,
+                               .rope_freq_base = 1e6f, .rms_eps = 1e-6f, .has_qkv_bias = true } },
+    { "qwen3-8b", "qwen3", { .n_layers = 36, .n_embd = 4096, .n_heads = 32, .n_kv_heads = 8, .head_dim = 128, .n_ff = 12288,
+                             .n_vocab = 151936, .n_ctx_train = 40960, .n_rot = 128, .rope = ROPE_HALF_SPLIT,
+                             .rope_freq_base = 1e6f, .rms_eps = 1e-6f, .has_head_norms = true } },
+    { "llama-3.1-70b-one-layer", "llama", { .n_layers = 2, .n_embd = 8192, .n_heads = 64, .n_kv_heads = 8, .head_dim = 128,
+                                            .n_ff = 28672, .n_vocab = 128256, .n_ctx_train = 131072, .n_rot = 128,
+                                            .rope_freq_base = 500000.0f, .rms_eps = 1e-5f } },
 };
 
 static uint64_t count_params(const model_shape *s)
 {
     const uint64_t n_embd = (uint64_t)s->n_embd, n_q = (uint64_t)s->n_heads * (uint64_t)s->head_dim;
     const uint64_t n_kv = (uint64_t)s->n_kv_heads * (uint64_t)s->head_dim;
-    const uint64_t layer = n_embd * (n_q + 2 * n_kv) + n_q * n_embd + 3 * n_embd * (uint64_t)s->n_ff + 2 * n_embd;
+    const uint64_t n_bias = s->has_qkv_bias ? n_q + 2 * n_kv : 0, n_norm = s->has_head_norms ? 2 * (uint64_t)s->head_dim : 0;
+    const uint64_t layer = n_embd * (n_q + 2 * n_kv) + n_q * n_embd + 3 * n_embd * (uint64_t)s->n_ff + 2 * n_embd + n_bias + n_norm;
     return (uint64_t)s->n_layers * layer + 2 * (uint64_t)s->n_vocab * n_embd + n_embd;
 }
 
@@ -106,12 +114,12 @@ static tmx_status set_shape(tmx_model *m, const known_shape *known, const char *
     m->vectors = mem_alloc((size_t)s->n_rot / 2, sizeof *m->vectors);
     if (m->vectors == NULL) return refuse(err, TMX_E_MEMORY, "random weights: out of memory");
     rope_frequencies(s->rope_freq_base, s->n_rot, &s->scaling, NULL, m->vectors);
-    m->rope = (rope_table){ .frequency = m->vectors, .n_pairs = s->n_rot / 2, .factor = 1 };
+    m->rope = m->rope_long = m->rope_window = (rope_table){ .frequency = m->vectors, .n_pairs = s->n_rot / 2, .factor = 1 };
     m->compute = TMX_COMPUTE_BF16;
     m->isa = tmx_isa_best();
     snprintf(m->tensors.name, sizeof m->tensors.name, "%s, random weights", known->name);
     m->info = (tmx_model_info){
-        .architecture = "llama", .name = m->tensors.name, .fingerprint = m->fingerprint, .n_layers = s->n_layers,
+        .architecture = known->architecture, .name = m->tensors.name, .fingerprint = m->fingerprint, .n_layers = s->n_layers,
         .n_embd = s->n_embd, .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim, .n_ff = s->n_ff,
         .n_vocab = s->n_vocab, .n_ctx_train = s->n_ctx_train, .n_ctx_max = 1 << 27, .rope_freq_base = s->rope_freq_base,
         .rms_eps = s->rms_eps, .n_params = count_params(s), .device = device,
@@ -128,7 +136,8 @@ tmx_status tmx_model_open_random(tmx_model **model, const char *shape, const tmx
         if (strcmp(shape, shapes[i].name) == 0) known = &shapes[i];
     }
     if (known == NULL) {
-        return refuse(err, TMX_E_ARG, "random weights: '%.40s' is not one of llama-3.1-8b, llama-3.1-70b-one-layer", shape);
+        return refuse(err, TMX_E_ARG, "random weights: '%.40s' is not one of llama-3.1-8b, qwen2.5-7b, qwen3-8b, "
+                      "llama-3.1-70b-one-layer", shape);
     }
     if (p.device == NULL || strcmp(p.device, "auto") == 0) p.device = "cuda";
     const char *device;

@@ -124,7 +124,9 @@ refused "eval: lengths of data"   1 "--lengths needs"                           
 refused "eval: metric of tasks"   1 "need --data"                                     eval -m x --tasks vt --metric f1
 refused "eval: sweep of nothing"  1 "--sweep needs one --plan"                        eval -m x --tasks vt --sweep window=9
 refused "eval: sizes of nothing"  1 "need --plan"                                     eval -m x --tasks vt --window 9
-refused "bench: no model"         1 "no model: give -m FILE, or --kernels"            bench -p 5
+refused "bench: no model"         1 "no model: give -m FILE, --random-weights"        bench -p 5
+refused "bench: unknown shape"    1 "'x' is not one of llama-3.1-8b, qwen2.5-7b"      bench --random-weights x
+refused "bench: random on a CPU"  1 "made on a GPU only"                              bench --random-weights qwen3-8b --device cpu
 refused "bench: no test"          1 "no test: -p and -n are 0"                        bench -m x -p 0 -n 0
 refused "bench: half a range"     1 "-p/--n-prompt: '5-' is no number or range"       bench -m x -p 5-
 refused "bench: an endless range" 1 "--n-depth: more than 256 numbers"                bench -m x -d 1-99999
