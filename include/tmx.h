@@ -611,15 +611,15 @@ TMX_API tmx_status tmx_attention(const tmx_attention_params *params, tmx_pool *p
  * A NaN or infinity in K reaches the rows that see that key; one in V, every row of the up to 128 positions that a tile
  * holds.  n_prompt at most 2^30. */
 typedef enum tmx_gpu_kernel {
-    TMX_GPU_KERNEL_AUTO = 0,       /* the best for the current device */
+    TMX_GPU_KERNEL_AUTO = 0,       /* the best for the current device and head_dim */
     TMX_GPU_KERNEL_PORTABLE = 1,   /* mma.sync: compute capability 8.0 and later */
-    TMX_GPU_KERNEL_SM90 = 2,       /* TMA and wgmma: compute capability 9.0 */
+    TMX_GPU_KERNEL_SM90 = 2,       /* TMA and wgmma: compute capability 9.0, head_dim 64 and 128 */
 } tmx_gpu_kernel;
 
 typedef struct tmx_gpu_device {
     char name[128];
     int32_t capability;            /* 10 * major + minor */
-    tmx_gpu_kernel kernel;         /* what AUTO becomes */
+    tmx_gpu_kernel kernel;         /* what AUTO becomes at head_dim 64 and 128 */
 } tmx_gpu_device;
 
 /* The current CUDA device.  TMX_E_UNSUPPORTED in a build without CUDA or for an older card, TMX_E_DEVICE without one. */
@@ -638,7 +638,7 @@ typedef struct tmx_gpu_attention_seq {         /* device pointers */
 /* Addresses and strides: multiples of 16 bytes (8 elements); head_dim is contiguous.  out may be q itself, nothing else. */
 typedef struct tmx_gpu_attention_params {
     tmx_type type;                 /* of q, k, v and out: BF16 (default) or F16 */
-    int32_t n_heads, n_kv_heads, head_dim;     /* n_heads % n_kv_heads == 0; head_dim 64 or 128 */
+    int32_t n_heads, n_kv_heads, head_dim;     /* n_heads % n_kv_heads == 0; head_dim 64, 96, 128 or 256 */
     float scale;                   /* 0 = 1/sqrt(head_dim) */
     size_t q_pos_stride, q_head_stride, out_pos_stride, out_head_stride;
     size_t k_pos_stride, k_head_stride, v_pos_stride, v_head_stride;

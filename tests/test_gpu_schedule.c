@@ -197,7 +197,7 @@ static void the_door_names_what_is_wrong(void **state)
     EXPECT(n_heads, 3 * 65536, "n_heads");
     EXPECT(n_kv_heads, 3, "n_heads");
     EXPECT(n_kv_heads, 0, "n_kv_heads");
-    EXPECT(head_dim, 96, "head_dim");
+    EXPECT(head_dim, 80, "head_dim");
     EXPECT(type, TMX_TYPE_F32, "type");
     EXPECT(scale, -1.0f, "scale");
     EXPECT(kernel, (tmx_gpu_kernel)7, "kernel");
@@ -234,6 +234,12 @@ static void scratch_is_planned_without_a_device(void **state)
     p.n_kv_heads = 8;
     p.head_dim = 128;
     assert_in_range(tmx_gpu_attention_scratch_bytes(&p), 30 << 20, 64 << 20);
+    p.head_dim = 256;                                      /* the portable kernel's alone */
+    const size_t n_256 = tmx_gpu_attention_scratch_bytes(&p);
+    p.kernel = TMX_GPU_KERNEL_PORTABLE;
+    assert_int_equal(tmx_gpu_attention_scratch_bytes(&p), n_256);
+    p.head_dim = 128;
+    assert_in_range(n_256, 2 * tmx_gpu_attention_scratch_bytes(&p) - (4 << 20), 2 * tmx_gpu_attention_scratch_bytes(&p));
     p.pattern.kind = TMX_PATTERN_DENSE;
     assert_int_equal(tmx_gpu_attention_scratch_bytes(&p), 256);
 }

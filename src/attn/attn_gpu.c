@@ -11,6 +11,9 @@ enum { MAX_PROMPT = 1 << 30, MAX_HEADS = 1 << 16, SCRATCH_ALIGN = 256, ELEMENT_B
 
 /* ---------------------------------------------------------------- checks */
 
+/* Of the Hopper kernel; the portable one has 96 and 256, too. */
+static bool has_sm90(int32_t head_dim) { return head_dim == 64 || head_dim == 128; }
+
 /* Everything the size of scratch depends on. */
 static tmx_status check_shape(const tmx_gpu_attention_params *p, tmx_error *err)
 {
@@ -22,9 +25,9 @@ static tmx_status check_shape(const tmx_gpu_attention_params *p, tmx_error *err)
         return refuse(err, TMX_E_ARG, "gpu attention: n_heads: %d, expected a multiple of n_kv_heads %d up to %d", p->n_heads,
                       p->n_kv_heads, MAX_HEADS);
     }
-    if (p->head_dim != 64 && p->head_dim != 128) {
+    if (!has_sm90(p->head_dim) && p->head_dim != 96 && p->head_dim != 256) {
         return refuse(err, p->head_dim < 1 ? TMX_E_ARG : TMX_E_UNSUPPORTED,
-                      "gpu attention: head_dim: %d, supported are 64 and 128", p->head_dim);
+                      "gpu attention: head_dim: %d, supported are 64, 96, 128 and 256", p->head_dim);
     }
     TRY(pattern_check(&p->pattern, err));
     if (p->n_seqs < 0) return refuse(err, TMX_E_ARG, "gpu attention: n_seqs: %d, expected 0 or more", p->n_seqs);
@@ -177,11 +180,12 @@ size_t tmx_gpu_attention_scratch_bytes(const tmx_gpu_attention_params *params)
     if (check_shape(params, NULL) != TMX_OK) return 0;
     const uint64_t portable = scratch_bytes(params, TMX_GPU_KERNEL_PORTABLE), sm90 = scratch_bytes(params, TMX_GPU_KERNEL_SM90);
     if (portable == 0 || sm90 == 0) return 0;
+    if (params->kernel == TMX_GPU_KERNEL_AUTO && !has_sm90(params->head_dim)) return (size_t)portable;
     if (params->kernel == TMX_GPU_KERNEL_AUTO) return (size_t)(portable > sm90 ? portable : sm90);
     return (size_t)(params->kernel == TMX_GPU_KERNEL_SM90 ? sm90 : portable);
 }
 
-static tmx_status choose_kernel(tmx_gpu_kernel wanted, int32_t capability, tmx_gpu_kernel *kernel, tmx_error *err)
+static tmx_status choose_kernel(tmx_gpu_kernel wanted, int32_t capability, int32_t head_dim, tmx_gpu_kernel *kernel, tmx_error *err)
 {
     if (capability < 80) {
         return refuse(err, TMX_E_UNSUPPORTED, "gpu attention: compute capability %d.%d, the kernels need 8.0 or later",
@@ -191,8 +195,13 @@ static tmx_status choose_kernel(tmx_gpu_kernel wanted, int32_t capability, tmx_g
         return refuse(err, TMX_E_UNSUPPORTED, "gpu attention: kernel: the sm90 kernel needs compute capability 9.0, this is "
                       "%d.%d", capability / 10, capability % 10);
     }
+    if (wanted == TMX_GPU_KERNEL_SM90 && !has_sm90(head_dim)) {
+        return refuse(err, TMX_E_UNSUPPORTED, "gpu attention: kernel: the sm90 kernel has head_dim 64 and 128, this is %d", head_dim);
+    }
     *kernel = wanted;
-    if (wanted == TMX_GPU_KERNEL_AUTO) *kernel = capability == 90 ? TMX_GPU_KERNEL_SM90 : TMX_GPU_KERNEL_PORTABLE;
+    if (wanted == TMX_GPU_KERNEL_AUTO) {
+        *kernel = capability == 90 && has_sm90(head_dim) ? TMX_GPU_KERNEL_SM90 : TMX_GPU_KERNEL_PORTABLE;
+    }
     return TMX_OK;
 }
 
@@ -201,7 +210,7 @@ tmx_status tmx_gpu_device_get(tmx_gpu_device *device, tmx_error *err)
     tmx_gpu_device found = { .capability = 0 };
     if (device == NULL) return refuse(err, TMX_E_ARG, "gpu device: device is NULL");
     TRY(cuda_device_get(&found.capability, found.name, sizeof found.name, err));
-    TRY(choose_kernel(TMX_GPU_KERNEL_AUTO, found.capability, &found.kernel, err));
+    TRY(choose_kernel(TMX_GPU_KERNEL_AUTO, found.capability, 128, &found.kernel, err));
     *device = found;
     return TMX_OK;
 }
@@ -215,7 +224,7 @@ tmx_status tmx_gpu_attention(const tmx_gpu_attention_params *params, void *strea
     int32_t capability;
     tmx_gpu_kernel kernel;
     TRY(cuda_device_get(&capability, NULL, 0, err));
-    TRY(choose_kernel(p->kernel, capability, &kernel, err));
+    TRY(choose_kernel(p->kernel, capability, p->head_dim, &kernel, err));
     const uint64_t n_needed = scratch_bytes(p, kernel);
     if (n_needed == 0) return refuse(err, TMX_E_ARG, "gpu attention: n_seqs: %d sequences have too many tiles", p->n_seqs);
     if (p->scratch_bytes < n_needed) {

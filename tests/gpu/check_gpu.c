@@ -501,11 +501,11 @@ static tmx_pattern awkward_pattern(int32_t n)
 
 static shape random_shape(tmx_gpu_kernel kernel, int32_t limit)
 {
-    static const int32_t groups[] = { 1, 4, 7, 8, 2, 3, 16 };
+    static const int32_t groups[] = { 1, 4, 7, 8, 2, 3, 16 }, dims[] = { 128, 64, 256, 96 };
     shape s = { .kernel = kernel, .type = random_in(0, 3) ? TMX_TYPE_BF16 : TMX_TYPE_F16, .has_lse = random_in(0, 4) != 0 };
     s.n_kv_heads = random_in(1, 3);
     s.n_heads = s.n_kv_heads * groups[random_in(0, random_in(0, 3) ? 4 : 7)];
-    s.head_dim = random_in(0, 2) ? 128 : 64;
+    s.head_dim = dims[random_in(0, kernel == TMX_GPU_KERNEL_SM90 ? 2 : 4)];
     s.page_size = random_in(0, 2) ? 0 : 16 << random_in(0, 5);
     s.n_seqs = random_in(0, 2) ? 1 : random_in(1, 4);
     if (random_in(0, 20) == 0) s.n_seqs = MAX_SEQS;

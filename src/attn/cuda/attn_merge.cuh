@@ -13,7 +13,7 @@ enum { MERGE_WARPS = 8 };
 
 template <typename T, int HEAD_DIM> __global__ void attn_merge(const __grid_constant__ gpu_launch launch)
 {
-    constexpr int N_VALUES = HEAD_DIM / 32;            /* of a lane */
+    constexpr int N_PAIRS = HEAD_DIM / 2, N_OWN = (N_PAIRS + 31) / 32;         /* of a lane: pairs lane, lane + 32, ... */
     const int32_t warp_index = blockIdx.x * MERGE_WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     const int32_t row = warp_index % launch.tile_rows;
     int32_t unit = warp_index / launch.tile_rows, i = 0;           /* unit: a tail tile of a head tile */
@@ -31,9 +31,12 @@ template <typename T, int HEAD_DIM> __global__ void attn_merge(const __grid_cons
     const size_t rows_between = (size_t)seq.n_tail_tiles * launch.tile_rows;
     const size_t at = first * launch.tile_rows + row;
     const float2 *max_sum = (const float2 *)launch.partial_max_sum + at;
-    const float *o = launch.partial_o + at * HEAD_DIM + lane * N_VALUES;
+    const float *o = launch.partial_o + at * HEAD_DIM;
 
-    float max = -CUDART_INF_F, sum = 0.0f, value[N_VALUES] = { };
+    float max = -CUDART_INF_F, sum = 0.0f;
+    float2 value[N_OWN];
+#pragma unroll
+    for (int i_own = 0; i_own < N_OWN; i_own++) value[i_own] = make_float2(0.0f, 0.0f);
     for (int32_t split = 0; split < n_splits; split++) max = fmaxf(max, max_sum[split * rows_between].x);
     const float shift = max == -CUDART_INF_F ? 0.0f : __fmul_rn(max, launch.scale_log2);
     for (int32_t split = 0; split < n_splits; split++) {
@@ -41,15 +44,21 @@ template <typename T, int HEAD_DIM> __global__ void attn_merge(const __grid_cons
         const float weight = exp2_fast(__fmul_rn(of_split.x, launch.scale_log2) - shift);
         sum = fmaf(weight, of_split.y, sum);
 #pragma unroll
-        for (int d = 0; d < N_VALUES; d++) value[d] = fmaf(weight, o[split * rows_between * HEAD_DIM + d], value[d]);
+        for (int i_own = 0; i_own < N_OWN; i_own++) {
+            const int32_t pair = lane + 32 * i_own;
+            if (pair >= N_PAIRS) break;
+            const float2 x = *(const float2 *)(o + split * rows_between * HEAD_DIM + 2 * pair);
+            value[i_own] = make_float2(fmaf(weight, x.x, value[i_own].x), fmaf(weight, x.y, value[i_own].y));
+        }
     }
     const float scale = sum == 0.0f ? 0.0f : 1.0f / sum;
     const size_t i_q = q_pos - seq.q_begin, i_head = task.first_head + head;
     T *out = (T *)launch.buffers[i].out + i_q * launch.out_pos_stride + i_head * launch.out_head_stride;
 #pragma unroll
-    for (int d = 0; d < N_VALUES; d += 2) {
-        *(uint32_t *)(out + lane * N_VALUES + d) = pack_pair(fmaf(value[d], scale, 0.0f), fmaf(value[d + 1], scale, 0.0f),
-                                                             T());
+    for (int i_own = 0; i_own < N_OWN; i_own++) {
+        const int32_t pair = lane + 32 * i_own;
+        if (pair >= N_PAIRS) break;
+        *(uint32_t *)(out + 2 * pair) = pack_pair(fmaf(value[i_own].x, scale, 0.0f), fmaf(value[i_own].y, scale, 0.0f), T());
     }
     float *lse = launch.buffers[i].lse;
     if (lse != NULL && lane == 0) lse[i_q * launch.grid.n_heads + i_head] = log_sum_exp(max, sum, launch.scale_log2);

@@ -5,7 +5,8 @@
  * 4 warps x 16 rows; for each step of 64 keys:
  *   load     K of the next step comes while P V runs, V of this one while Q K^T runs: two buffers, cp.async
  *   score    S = Q K^T   16 x 64 f32 a warp      mask, softmax: attn_rows.cuh      value   O += P V
- * Shared memory: 3 x 64 rows x (head_dim + 8) x 2 bytes (the 8 spread rows over the banks), 51 KiB at head_dim 128. */
+ * Shared memory: 3 x 64 rows x (head_dim + 8) x 2 bytes (the 8 spread rows over the banks): 51 KiB at head_dim 128, 99 at 256, which
+ * is all that a block may have on sm_86 and sm_89. */
 #include "attn/cuda/attn_merge.cuh"
 #include "attn/cuda/attn_rows.cuh"
 
@@ -211,12 +212,18 @@ static tmx_status enqueue(const gpu_launch *launch, cudaStream_t stream, tmx_err
     return merge_splits<T, HEAD_DIM>(launch, stream, err);
 }
 
+template <typename T> static tmx_status enqueue_for(const gpu_launch *launch, cudaStream_t stream, tmx_error *err)
+{
+    switch (launch->head_dim) {
+    case 64: return enqueue<T, 64>(launch, stream, err);
+    case 96: return enqueue<T, 96>(launch, stream, err);
+    case 128: return enqueue<T, 128>(launch, stream, err);
+    default: return enqueue<T, 256>(launch, stream, err);
+    }
+}
+
 extern "C" tmx_status cuda_run_portable(const gpu_launch *launch, void *stream, tmx_error *err)
 {
-    const cudaStream_t s = (cudaStream_t)stream;
-    if (launch->is_f16) {
-        return launch->head_dim == 64 ? enqueue<__half, 64>(launch, s, err) : enqueue<__half, 128>(launch, s, err);
-    }
-    return launch->head_dim == 64 ? enqueue<__nv_bfloat16, 64>(launch, s, err)
-                                  : enqueue<__nv_bfloat16, 128>(launch, s, err);
+    return launch->is_f16 ? enqueue_for<__half>(launch, (cudaStream_t)stream, err)
+                          : enqueue_for<__nv_bfloat16>(launch, (cudaStream_t)stream, err);
 }
