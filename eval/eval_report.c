@@ -220,7 +220,7 @@ static void put_number(FILE *out, double x)
 
 void report_print_csv(const eval_report *r, FILE *out)
 {
-    fputs("kind,task,length,plan,n,score,difference,interval_low,interval_high,prefill_ms,gain,kl_first,kl_first_worst,top_first_pct,"
+    fputs("kind,task,length,plan,n,score,difference,interval_low,interval_high,prefill_ms,gain,attention_ms,density_pct,kl_first,kl_first_worst,top_first_pct,"
           "kl_forced,top_forced_pct,same_pct\n", out);
     for (int32_t i = 0; i < r->rows->n; i++) {
         const summary_row *row = &r->rows->rows[i];
@@ -229,7 +229,8 @@ void report_print_csv(const eval_report *r, FILE *out)
         fprintf(out, ",%d,", row->length);
         put_field(out, r->run->params->plans[row->plan].label);
         fprintf(out, ",%d", row->n);
-        const double numbers[] = { row->score, row->difference, row->range.low, row->range.high, row->prefill_ms, row->gain };
+        const double numbers[] = { row->score, row->difference, row->range.low, row->range.high, row->prefill_ms, row->gain,
+                                   row->attention_ms, row->density };
         const double agreement[] = { row->kl_first, row->kl_first_worst, row->top_first, row->kl_forced, row->top_forced, row->same };
         for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++) put_number(out, numbers[k]);
         for (size_t k = 0; k < sizeof agreement / sizeof agreement[0]; k++) put_number(out, row->is_text ? (double)NAN : agreement[k]);
@@ -276,6 +277,8 @@ static json_t *row_object(const eval_report *r, const summary_row *row, bool *is
     put(o, "interval", json_pack("[o, o]", number(row->range.low), number(row->range.high)), is_whole);
     put(o, "prefill_ms", number(row->prefill_ms), is_whole);
     put(o, "gain", number(row->gain), is_whole);
+    put(o, "attention_ms", number(row->attention_ms), is_whole);
+    put(o, "density_pct", number(row->density), is_whole);
     if (row->is_text) return o;
     put(o, "kl_first", number(row->kl_first), is_whole);
     put(o, "kl_first_worst", number(row->kl_first_worst), is_whole);
@@ -291,6 +294,8 @@ static json_t *result_object(const eval_result *x, bool *is_whole)
     json_t *o = json_object();
     put(o, "score", number(x->score), is_whole);
     put(o, "prefill_ms", number(x->prefill_ms), is_whole);
+    put(o, "attention_ms", number(x->attention_ms), is_whole);
+    put(o, "density", number(x->density), is_whole);
     if (x->answer == NULL) return o;
     put(o, "kl_first", number(x->kl_first), is_whole);
     put(o, "top_first", json_boolean(x->is_top_first), is_whole);

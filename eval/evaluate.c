@@ -289,6 +289,15 @@ static tmx_status run_text(runner *r, const int32_t *next, eval_result *result, 
     return TMX_OK;
 }
 
+/* The last layer computes single rows. */
+static double density_of(const runner *r)
+{
+    const int32_t n = tmx_model_info_get(r->p->model)->n_layers, n_layers = n > 1 ? n - 1 : n;
+    double sum = 0;
+    for (int32_t i = 0; i < n_layers; i++) sum += tmx_session_layer_density(r->session, i);
+    return sum / n_layers;
+}
+
 static tmx_status run_plan(runner *r, const prompt *p, int32_t plan, eval_result *result, tmx_error *err)
 {
     tmx_timings timings;
@@ -297,6 +306,8 @@ static tmx_status run_plan(runner *r, const prompt *p, int32_t plan, eval_result
     TRY(tmx_prefill(r->session, &(tmx_prompt){ .tokens = p->ids, .n_tokens = p->n_ids, .logits = r->logits }, 1, err));
     tmx_session_timings(r->session, &timings);
     result->prefill_ms = timings.prefill_ms;
+    result->attention_ms = timings.attention_ms;
+    result->density = density_of(r);
     return p->sample != NULL ? run_task(r, p, plan, result, err) : run_text(r, p->ids + p->n_ids, result, err);
 }
 

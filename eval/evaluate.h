@@ -35,7 +35,8 @@ typedef struct eval_cell {
 
 typedef struct eval_result {       /* of one plan on one sample */
     double score;                  /* 0 to 1; of a text: mean negative log probability of a token, natural log */
-    double prefill_ms;
+    double prefill_ms, attention_ms;       /* the second is part of the first */
+    double density;                /* share of the causal pairs attended to, mean over all layers but the last */
     double kl_first, kl_forced;    /* KL(first plan || this one) of the first token; mean over the forced ones */
     int32_t is_top_first, n_top_forced, n_forced;      /* equal most probable token: first; how many of the forced ones */
     int32_t n_equal, n_answer;     /* tokens before the greedy answers part; of this plan's answer */

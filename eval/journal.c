@@ -71,6 +71,8 @@ static json_t *make_result(const eval_result *x)
     json_t *o = json_object();
     put(&o, "score", json_real(x->score));
     put(&o, "prefill_ms", json_real(x->prefill_ms));
+    put(&o, "attention_ms", json_real(x->attention_ms));
+    put(&o, "density", json_real(x->density));
     put(&o, "kl_first", json_real(x->kl_first));
     put(&o, "kl_forced", json_real(x->kl_forced));
     put(&o, "is_top_first", json_integer(x->is_top_first));
@@ -156,6 +158,8 @@ static tmx_status read_result(const reader *r, const json_t *o, bool is_text, ev
 {
     TRY(get_number(r, o, "score", is_text ? 1e9 : 1, &x->score));
     TRY(get_number(r, o, "prefill_ms", 1e12, &x->prefill_ms));
+    TRY(get_number(r, o, "attention_ms", 1e12, &x->attention_ms));
+    TRY(get_number(r, o, "density", 1, &x->density));
     TRY(get_number(r, o, "kl_first", 1e9, &x->kl_first));
     TRY(get_number(r, o, "kl_forced", 1e9, &x->kl_forced));
     TRY(get_count(r, o, "is_top_first", 1, &x->is_top_first));

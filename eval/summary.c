@@ -77,6 +77,9 @@ static void add_rows(summary *s, const picks *p, int32_t n_plans, const summary_
         else score_tasks(p, plan, row);
         for (int32_t i = 0; i < p->n; i++) p->x[i] = p->samples[i]->results[plan].prefill_ms;
         row->prefill_ms = median_of(p->x, p->n);
+        for (int32_t i = 0; i < p->n; i++) p->x[i] = p->samples[i]->results[plan].attention_ms;
+        row->attention_ms = median_of(p->x, p->n);
+        for (int32_t i = 0; i < p->n; i++) row->density += 100 * p->samples[i]->results[plan].density / p->n;
         for (int32_t i = 0; i < p->n; i++) {
             const eval_result *results = p->samples[i]->results;
             p->x[i] = results[plan].prefill_ms > 0 ? results[0].prefill_ms / results[plan].prefill_ms : 0;

@@ -14,6 +14,7 @@ typedef struct summary_row {
     double score, difference;
     interval range;                /* 95 % interval of the difference */
     double prefill_ms, gain;       /* medians: of the time; of first plan's time / this one's on the same sample */
+    double attention_ms, density;  /* median of its part in that; mean share of the causal pairs attended to, percent */
     double kl_first, kl_first_worst, kl_forced;        /* means over samples; the largest */
     double top_first, top_forced, same;    /* percent: first token; forced tokens; share of the answer before they part */
 } summary_row;
