@@ -13,7 +13,7 @@
 
 static const uint64_t MEMORY_BYTES = (uint64_t)80 << 30;
 
-typedef enum call_kind { CALL_COPY, CALL_EMBED, CALL_RMSNORM, CALL_SWIGLU, CALL_PRODUCT, CALL_ROW_PRODUCT, CALL_PLACE, CALL_DECODE,
+typedef enum call_kind { CALL_COPY, CALL_EMBED, CALL_RMSNORM, CALL_ADD_NORMED, CALL_SWIGLU, CALL_GEGLU, CALL_PRODUCT, CALL_ROW_PRODUCT, CALL_PLACE, CALL_DECODE,
                          CALL_ATTENTION, CALL_MARK } call_kind;
 
 typedef struct call {
@@ -25,6 +25,7 @@ typedef struct call {
     tmx_type type;
     bool is_added;
     float number;                  /* eps, scale */
+    int32_t n_window;
     gpu_place place;
     tmx_gpu_attention_params attention;
     tmx_gpu_attention_seq seqs[8];
@@ -88,12 +89,30 @@ static void do_product(const call *c)
     mem_free(x);
 }
 
-static void do_swiglu(const call *c)
+static void do_add_normed(const call *c)
+{
+    const size_t n = (size_t)c->n_in;
+    float *normed = mem_alloc(n, sizeof *normed);
+    if (normed == NULL) abort();
+    for (size_t r = 0; r < (size_t)c->n_rows; r++) {
+        row_ops_get(TMX_ISA_SCALAR)->rmsnorm((const float *)c->from + r * n, c->other, c->number, c->n_in, normed, TMX_TYPE_F32);
+        for (size_t i = 0; i < n; i++) ((float *)c->to)[r * n + i] += normed[i];
+    }
+    mem_free(normed);
+}
+
+static float gated(call_kind kind, float g)
+{
+    const float t = kind == CALL_GEGLU ? 1.5957691216057308f * (g + 0.044715f * g * g * g) : g;
+    return g / (1 + expf(-t));
+}
+
+static void do_gate(const call *c)
 {
     const size_t n_ff = (size_t)c->n_in;
     for (size_t i = 0; i < (size_t)c->n_rows * n_ff; i++) {
         const size_t row = i / n_ff * 2 * n_ff + i % n_ff;
-        const float gate = get(c->from, row, c->type), y = gate / (1 + expf(-gate)) * get(c->from, row + n_ff, c->type);
+        const float y = gated(c->kind, get(c->from, row, c->type)) * get(c->from, row + n_ff, c->type);
         if (c->type == TMX_TYPE_BF16) ((tmx_bf16 *)c->to)[i] = bf16_from_f32(y);
         else ((float *)c->to)[i] = y;
     }
@@ -136,7 +155,7 @@ static void attend(const tmx_gpu_attention_params *a, const tmx_gpu_attention_se
         .q_type = TMX_TYPE_BF16, .kv_type = TMX_TYPE_BF16, .n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
         .q_pos_stride = a->q_pos_stride, .q_head_stride = a->q_head_stride, .k_pos_stride = a->k_pos_stride,
         .k_head_stride = a->k_head_stride, .v_pos_stride = a->v_pos_stride, .v_head_stride = a->v_head_stride,
-        .out_pos_stride = a->out_pos_stride, .out_head_stride = a->out_head_stride, .pattern = a->pattern, .seqs = &one, .n_seqs = 1,
+        .out_pos_stride = a->out_pos_stride, .out_head_stride = a->out_head_stride, .scale = a->scale, .pattern = a->pattern, .seqs = &one, .n_seqs = 1,
     };
     tmx_error err;
     if (tmx_attention(&params, NULL, &err) != TMX_OK) abort();
@@ -159,7 +178,8 @@ static void do_decode(const call *c)
         .q_type = TMX_TYPE_F32, .kv_type = TMX_TYPE_BF16, .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .head_dim = p->head_dim,
         .scale = c->number, .q_pos_stride = n_q, .q_head_stride = (size_t)p->head_dim, .k_pos_stride = (size_t)p->head_dim,
         .k_head_stride = head_stride, .v_pos_stride = (size_t)p->head_dim, .v_head_stride = head_stride, .out_pos_stride = n_q,
-        .out_head_stride = (size_t)p->head_dim, .pattern = { .kind = TMX_PATTERN_DENSE, .n_window = 1 }, .seqs = &seq, .n_seqs = 1,
+        .out_head_stride = (size_t)p->head_dim, .seqs = &seq, .n_seqs = 1,
+        .pattern = { .kind = c->n_window > 0 ? TMX_PATTERN_STREAMING : TMX_PATTERN_DENSE, .n_window = max_i32(c->n_window, 1) },
     };
     tmx_error err;
     if (tmx_attention(&params, NULL, &err) != TMX_OK) abort();
@@ -173,7 +193,7 @@ static void execute(const call *c)
     case CALL_EMBED:
         for (int32_t r = 0; r < c->n_rows; r++) {
             for (size_t i = 0, n = (size_t)c->n_in; i < n; i++) {
-                ((float *)c->to)[(size_t)r * n + i] = get(c->other, (size_t)((const int32_t *)c->from)[r] * n + i, TMX_TYPE_BF16);
+                ((float *)c->to)[(size_t)r * n + i] = c->number * get(c->other, (size_t)((const int32_t *)c->from)[r] * n + i, TMX_TYPE_BF16);
             }
         }
         break;
@@ -184,7 +204,8 @@ static void execute(const call *c)
                                                  (char *)c->to + at * (c->type == TMX_TYPE_BF16 ? 2 : 4), c->type);
         }
         break;
-    case CALL_SWIGLU: do_swiglu(c); break;
+    case CALL_ADD_NORMED: do_add_normed(c); break;
+    case CALL_SWIGLU: case CALL_GEGLU: do_gate(c); break;
     case CALL_PRODUCT: case CALL_ROW_PRODUCT: do_product(c); break;
     case CALL_PLACE: do_place(c); break;
     case CALL_DECODE: do_decode(c); break;
@@ -352,15 +373,25 @@ void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n
                         .type = TMX_TYPE_F32, .is_added = is_added });
 }
 
-void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float *x)
+void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float scale, float *x)
 {
-    enqueue(g, &(call){ .kind = CALL_EMBED, .from = tokens, .other = table, .to = x, .n_rows = n_rows, .n_in = n_embd });
+    enqueue(g, &(call){ .kind = CALL_EMBED, .from = tokens, .other = table, .to = x, .n_rows = n_rows, .n_in = n_embd, .number = scale });
 }
 
 void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t n_rows, int32_t n_embd, void *out, tmx_type out_type)
 {
     enqueue(g, &(call){ .kind = CALL_RMSNORM, .from = x, .other = weight, .to = out, .n_rows = n_rows, .n_in = n_embd, .type = out_type,
                         .number = eps });
+}
+
+void gpu_add_normed(gpu *g, const float *branch, const float *weight, float eps, int32_t n_rows, int32_t n_embd, float *x)
+{
+    enqueue(g, &(call){ .kind = CALL_ADD_NORMED, .from = branch, .other = weight, .to = x, .n_rows = n_rows, .n_in = n_embd, .number = eps });
+}
+
+void gpu_geglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type)
+{
+    enqueue(g, &(call){ .kind = CALL_GEGLU, .from = gate_up, .to = out, .n_rows = n_rows, .n_in = n_ff, .type = type });
 }
 
 void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type)
@@ -379,10 +410,10 @@ size_t gpu_decode_attention_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_
     return 256;
 }
 
-void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, const void *q, float *out, void *scratch)
+void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, int32_t n_window, const void *q, float *out, void *scratch)
 {
     (void)scratch;
-    enqueue(g, &(call){ .kind = CALL_DECODE, .from = q, .to = out, .place = *place, .number = scale });
+    enqueue(g, &(call){ .kind = CALL_DECODE, .from = q, .to = out, .place = *place, .number = scale, .n_window = n_window });
 }
 
 /* In place of tmx_gpu_attention (--wrap): the real one's demands on scratch, the CPU's result. */

@@ -45,14 +45,15 @@ typedef struct chunk_slot {
 } chunk_slot;
 
 /* Device memory.  R = n_chunk rows; bf16 unless said.  What is dead when another is made shares its place: qkv and q with
- * gate_up, normed with gated. */
+ * gate_up, normed with gated, and a branch that is normed before it is added with qkv, away from q, or with gate_up. */
 typedef struct device_buffers {
     float *x;                      /* f32 [R][n_embd] */
     void *normed, *gated;          /* [R][n_embd], [R][n_ff] */
     void *qkv, *q, *gate_up;       /* [R][n_q + 2 n_kv], [R][n_q], [R][2 n_ff]; attention writes its result over q */
+    float *branch;                 /* f32 [R][n_embd] */
     int32_t *ints;                 /* as chunk_slot.ints */
     /* single rows, f32 */
-    float *row_x, *row_normed;     /* [n_embd] */
+    float *row_x, *row_normed, *row_branch;        /* [n_embd] */
     float *row_qkv, *row_heads;    /* [n_q + 2 n_kv], [n_q] */
     float *row_gate_up, *row_gated;        /* [2 n_ff], [n_ff] */
     void *row_q;                   /* bf16 [n_q] */
@@ -87,14 +88,16 @@ static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, cons
 {
     const uint64_t n_rows = (uint64_t)p->n_chunk, n_embd = (uint64_t)m->n_embd, n_ff = (uint64_t)m->n_ff;
     const uint64_t n_q = (uint64_t)m->n_heads * (uint64_t)m->head_dim, n_qkv = n_q + 2 * (uint64_t)m->n_kv_heads * (uint64_t)m->head_dim;
-    const uint64_t qkv_bytes = align_up(n_rows * n_qkv * 2, DEVICE_ALIGN);
+    const uint64_t qkv_bytes = align_up(n_rows * max_size(n_qkv * 2, n_embd * sizeof(float)), DEVICE_ALIGN);
     b->x = layout_take(at, n_rows * n_embd * sizeof(float));
     b->normed = b->gated = layout_take(at, n_rows * max_size(n_embd, n_ff) * 2);
     b->gate_up = b->qkv = layout_take(at, max_size(n_rows * n_ff * 4, qkv_bytes + n_rows * n_q * 2));
     b->q = b->qkv == NULL ? NULL : (char *)b->qkv + qkv_bytes;
+    b->branch = b->qkv;
     b->ints = layout_take(at, n_ints(p) * sizeof(int32_t));
     b->row_x = layout_take(at, n_embd * sizeof(float));
     b->row_normed = layout_take(at, n_embd * sizeof(float));
+    b->row_branch = layout_take(at, n_embd * sizeof(float));
     b->row_qkv = layout_take(at, n_qkv * sizeof(float));
     b->row_heads = layout_take(at, n_q * sizeof(float));
     b->row_gate_up = layout_take(at, 2 * n_ff * sizeof(float));
@@ -395,6 +398,12 @@ static chunk_ints ints_of(const chunk *c)
     return (chunk_ints){ .tokens = ints, .positions = ints + c->n_rows, .seqs = ints + 2 * c->n_rows, .last_rows = ints + 3 * c->n_rows };
 }
 
+static float embedding_scale(const tmx_session *s)
+{
+    const float scale = s->model->tensors.shape.embedding_scale;
+    return scale != 0 ? scale : 1.0f;
+}
+
 static void embed(chunk *c)
 {
     cuda_run *r = run_of(c->s);
@@ -414,7 +423,7 @@ static void embed(chunk *c)
     }
     clock_begin(c, WORK_REST);
     gpu_upload(r->g, r->b.ints, slot->ints, (3 * (size_t)c->n_rows + (size_t)c->n_segments) * sizeof *tokens);
-    gpu_embed(r->g, r->weights->token_embd.data, r->b.ints, c->n_rows, m->n_embd, r->b.x);
+    gpu_embed(r->g, r->weights->token_embd.data, r->b.ints, c->n_rows, m->n_embd, embedding_scale(c->s), r->b.x);
 }
 
 static void norm(chunk *c, norm_step step)
@@ -432,17 +441,19 @@ static void product(chunk *c, product_step step)
     cuda_run *r = run_of(c->s);
     const device_buffers *b = &r->b;
     const cuda_layer *w = &r->weights->layers[c->layer];
-    const struct { const gpu_weight *weight; const void *x; void *y; tmx_type y_type; } p[] = {
-        [PRODUCT_QKV] = { &w->qkv, b->normed, b->qkv, TMX_TYPE_BF16 },
-        [PRODUCT_LAST_KV] = { &r->weights->last_kv, b->normed, b->qkv, TMX_TYPE_BF16 },
-        [PRODUCT_ATTN_OUTPUT] = { &w->attn_output, b->q, b->x, TMX_TYPE_F32 },
-        [PRODUCT_GATE_UP] = { &w->gate_up, b->normed, b->gate_up, TMX_TYPE_BF16 },
-        [PRODUCT_DOWN] = { &w->down, b->gated, b->x, TMX_TYPE_F32 },
+    const bool is_added = !c->s->model->tensors.shape.has_branch_norms;
+    float *const sum = is_added ? b->x : b->branch;
+    const struct { const gpu_weight *weight; const void *x; void *y; tmx_type y_type; bool is_added; } p[] = {
+        [PRODUCT_QKV] = { &w->qkv, b->normed, b->qkv, TMX_TYPE_BF16, false },
+        [PRODUCT_LAST_KV] = { &r->weights->last_kv, b->normed, b->qkv, TMX_TYPE_BF16, false },
+        [PRODUCT_ATTN_OUTPUT] = { &w->attn_output, b->q, sum, TMX_TYPE_F32, is_added },
+        [PRODUCT_GATE_UP] = { &w->gate_up, b->normed, b->gate_up, TMX_TYPE_BF16, false },
+        [PRODUCT_DOWN] = { &w->down, b->gated, sum, TMX_TYPE_F32, is_added },
     };
     const gpu_weight *weight = p[step].weight;
     clock_begin(c, WORK_PRODUCT);
     gpu_product(r->g, weight, p[step].x, (size_t)weight->n_in, c->n_rows, p[step].y, (size_t)weight->n_out, p[step].y_type,
-                p[step].y_type == TMX_TYPE_F32);
+                p[step].is_added);
 }
 
 static gpu_place place_of(const tmx_session *s, int32_t layer, const int32_t *positions, const int32_t *seqs, int32_t n_rows)
@@ -450,7 +461,7 @@ static gpu_place place_of(const tmx_session *s, int32_t layer, const int32_t *po
     const cuda_run *r = run_of(s);
     const model_shape *m = &s->model->tensors.shape;
     const cuda_layer *w = &r->weights->layers[layer];
-    const rope_table *table = &r->weights->rope;
+    const rope_table *table = cuda_rope(s->model, layer, s->params.n_ctx);
     return (gpu_place){
         .positions = positions, .seqs = seqs, .inverse_freq = table->frequency, .n_rows = n_rows, .n_heads = m->n_heads,
         .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .n_rot = m->n_rot, .rope = m->rope, .rope_factor = table->factor,
@@ -474,6 +485,7 @@ static void enqueue_attention(tmx_session *s, const tmx_pattern *pattern, int32_
     cuda_run *r = run_of(s);
     tmx_gpu_attention_params params = attention_params(&s->model->info, &s->params);
     tmx_error err;
+    params.scale = s->model->tensors.shape.score_scale;
     params.pattern = *pattern;
     params.seqs = r->attention_seqs;
     params.n_seqs = n_seqs;
@@ -503,14 +515,39 @@ static void attend(chunk *c, const tmx_pattern *pattern)
     enqueue_attention(s, pattern, n_seqs);
 }
 
+static void gate_rows(const tmx_session *s, const void *gate_up, int32_t n_rows, void *gated, tmx_type type)
+{
+    const bool is_gelu = s->model->tensors.shape.gate == GATE_GELU_TANH;
+    (is_gelu ? gpu_geglu : gpu_swiglu)(run_of(s)->g, gate_up, n_rows, s->model->info.n_ff, gated, type);
+}
+
 static void gate(chunk *c)
 {
-    cuda_run *r = run_of(c->s);
+    const cuda_run *r = run_of(c->s);
     clock_begin(c, WORK_REST);
-    gpu_swiglu(r->g, r->b.gate_up, c->n_rows, c->s->model->info.n_ff, r->b.gated, TMX_TYPE_BF16);
+    gate_rows(c->s, r->b.gate_up, c->n_rows, r->b.gated, TMX_TYPE_BF16);
+}
+
+static void add_branch(chunk *c, norm_step step)
+{
+    cuda_run *r = run_of(c->s);
+    const tmx_model_info *m = &c->s->model->info;
+    const cuda_layer *w = &r->weights->layers[c->layer];
+    clock_begin(c, WORK_REST);
+    gpu_add_normed(r->g, r->b.branch, step == NORM_ATTENTION ? w->attn_branch_norm : w->ffn_branch_norm, m->rms_eps, c->n_rows,
+                   m->n_embd, r->b.x);
 }
 
 /* ---------------------------------------------------------------- single rows, f32 */
+
+/* W input, normed where branches are, added to x. */
+static void add_row_branch(const tmx_session *s, const gpu_weight *w, const float *input, const float *norm, float *x)
+{
+    const cuda_run *r = run_of(s);
+    const tmx_model_info *m = &s->model->info;
+    gpu_row_product(r->g, w, input, 1, norm == NULL ? x : r->b.row_branch, norm == NULL);
+    if (norm != NULL) gpu_add_normed(r->g, r->b.row_branch, norm, m->rms_eps, 1, m->n_embd, x);
+}
 
 /* From the attention's result in row_heads to the layer's output, added to x [n_embd]. */
 static void finish_row_layer(const tmx_session *s, int32_t layer, float *x)
@@ -519,11 +556,11 @@ static void finish_row_layer(const tmx_session *s, int32_t layer, float *x)
     const device_buffers *b = &r->b;
     const tmx_model_info *m = &s->model->info;
     const cuda_layer *w = &r->weights->layers[layer];
-    gpu_row_product(r->g, &w->attn_output, b->row_heads, 1, x, true);
+    add_row_branch(s, &w->attn_output, b->row_heads, w->attn_branch_norm, x);
     gpu_rmsnorm(r->g, x, w->ffn_norm, m->rms_eps, 1, m->n_embd, b->row_normed, TMX_TYPE_F32);
     gpu_row_product(r->g, &w->gate_up, b->row_normed, 1, b->row_gate_up, false);
-    gpu_swiglu(r->g, b->row_gate_up, 1, m->n_ff, b->row_gated, TMX_TYPE_F32);
-    gpu_row_product(r->g, &w->down, b->row_gated, 1, x, true);
+    gate_rows(s, b->row_gate_up, 1, b->row_gated, TMX_TYPE_F32);
+    add_row_branch(s, &w->down, b->row_gated, w->ffn_branch_norm, x);
 }
 
 static void row_logits(const tmx_session *s, const float *x, float *logits)
@@ -568,10 +605,10 @@ static void finish(chunk *c, const tmx_prompt *prompts)
         const gpu_place place = place_of(s, c->layer, at.positions + row, at.seqs + row, 1);
         gpu_rmsnorm(r->g, x, r->weights->layers[c->layer].attn_norm, m->rms_eps, 1, m->n_embd, b->row_normed, TMX_TYPE_F32);
         gpu_row_product(r->g, &r->weights->last_q, b->row_normed, 1, b->row_qkv, false);
-        gpu_embed(r->g, b->qkv, at.last_rows + i, 1, 2 * n_kv, b->row_qkv + n_q);
+        gpu_embed(r->g, b->qkv, at.last_rows + i, 1, 2 * n_kv, 1.0f, b->row_qkv + n_q);
         gpu_place_heads(r->g, &place, b->row_qkv, TMX_TYPE_F32, b->row_q);
         attend_row(c, g);
-        gpu_embed(r->g, b->row_q, b->zero, 1, n_q, b->row_heads);
+        gpu_embed(r->g, b->row_q, b->zero, 1, n_q, 1.0f, b->row_heads);
         finish_row_layer(s, c->layer, x);
         row_logits(s, x, b->logits + (size_t)g->prompt * (size_t)m->n_vocab);
     }
@@ -614,15 +651,16 @@ static void enqueue_decode(tmx_session *s)
     const cuda_run *r = run_of(s);
     const device_buffers *b = &r->b;
     const tmx_model_info *m = &s->model->info;
-    const float scale = 1.0f / sqrtf((float)m->head_dim);
-    gpu_embed(r->g, r->weights->token_embd.data, b->decode_ints, 1, m->n_embd, b->row_x);
+    const float own_scale = s->model->tensors.shape.score_scale, scale = own_scale != 0 ? own_scale : 1.0f / sqrtf((float)m->head_dim);
+    gpu_embed(r->g, r->weights->token_embd.data, b->decode_ints, 1, m->n_embd, embedding_scale(s), b->row_x);
     for (int32_t layer = 0; layer < m->n_layers; layer++) {
         const cuda_layer *w = &r->weights->layers[layer];
         const gpu_place place = place_of(s, layer, b->decode_ints + 1, b->decode_ints + 2, 1);
         gpu_rmsnorm(r->g, b->row_x, w->attn_norm, m->rms_eps, 1, m->n_embd, b->row_normed, TMX_TYPE_F32);
         gpu_row_product(r->g, &w->qkv, b->row_normed, 1, b->row_qkv, false);
         gpu_place_heads(r->g, &place, b->row_qkv, TMX_TYPE_F32, b->row_q);
-        gpu_decode_attention(r->g, &place, scale, b->row_q, b->row_heads, b->decode_scratch);
+        const int32_t n_window = tmx_model_layer_has_window(m, layer) ? m->n_window : 0;
+        gpu_decode_attention(r->g, &place, scale, n_window, b->row_q, b->row_heads, b->decode_scratch);
         finish_row_layer(s, layer, b->row_x);
     }
     row_logits(s, b->row_x, b->logits);
@@ -642,5 +680,5 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
 const backend backend_cuda = {
     .plan_memory = plan_memory, .create = create, .free = free_run, .fit_plan = fit_plan,
     .embed = embed, .norm = norm, .product = product, .place_heads = place_heads, .attend = attend, .gate = gate,
-    .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
+    .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
 };

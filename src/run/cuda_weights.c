@@ -28,16 +28,19 @@ uint64_t cuda_weight_bytes(const tmx_model_info *m)
 /* What the kernels lack beyond sizes, as a noun; NULL: nothing. */
 static const char *missing_feature(const model_shape *s)
 {
-    return s->n_experts > 0 ? "experts" : s->n_window > 0 ? "sliding-window layers"
-         : s->has_branch_norms ? "norms of what a layer adds" : s->gate != GATE_SILU ? "a GELU gate"
-         : s->embedding_scale != 0 ? "scaled embeddings" : s->score_scale != 0 ? "attention scores of another scale"
-         : s->scaling.kind == ROPE_LONG ? "LongRoPE" : NULL;
+    return s->n_experts > 0 ? "experts" : s->scaling.kind == ROPE_LONG ? "LongRoPE" : NULL;
 }
 
 tmx_status cuda_model_check(const tmx_model_info *m, tmx_error *err)
 {
-    if (m->head_dim != 64 && m->head_dim != 128) {
-        return refuse(err, TMX_E_UNSUPPORTED, "head_dim %d: the GPU kernels have 64 and 128; run it with --device cpu", m->head_dim);
+    const int32_t n_group = m->n_heads / m->n_kv_heads, most = m->head_dim == 256 ? 8 : 16;        /* of gpu_decode_attention */
+    if (m->head_dim != 64 && m->head_dim != 96 && m->head_dim != 128 && m->head_dim != 256) {
+        return refuse(err, TMX_E_UNSUPPORTED, "head_dim %d: the GPU kernels have 64, 96, 128 and 256; run it with --device cpu",
+                      m->head_dim);
+    }
+    if (n_group > most) {
+        return refuse(err, TMX_E_UNSUPPORTED, "%d heads on %d KV heads of %d: the GPU kernels have up to %d on one; run it with "
+                      "--device cpu", m->n_heads, m->n_kv_heads, m->head_dim, most);
     }
     if (m->n_embd % 8 != 0 || m->n_ff % 8 != 0) {
         return refuse(err, TMX_E_UNSUPPORTED, "n_embd %d, n_ff %d: the GPU kernels need multiples of 8; run it with --device cpu",
@@ -112,12 +115,23 @@ static void take_vectors(const tmx_model *model, cuda_weights *w, vectors *v)
         cuda_layer *to = &w->layers[l];
         to->attn_norm = take(v, from->attn_norm, m->n_embd, 1);
         to->ffn_norm = take(v, from->ffn_norm, m->n_embd, 1);
+        if (m->has_branch_norms) to->attn_branch_norm = take(v, from->attn_branch_norm, m->n_embd, 1);
+        if (m->has_branch_norms) to->ffn_branch_norm = take(v, from->ffn_branch_norm, m->n_embd, 1);
         if (m->has_head_norms) to->q_norm = take(v, from->q_norm, m->head_dim, 1);
         if (m->has_head_norms) to->k_norm = take(v, from->k_norm, m->head_dim, 1);
         if (m->has_qkv_bias) to->bias = take(v, from->bias, (m->n_heads + 2 * m->n_kv_heads) * m->head_dim, 0);
     }
     w->output_norm = take(v, model->output_norm, m->n_embd, 1);
     w->rope = take_rope(v, &model->rope);
+    w->rope_long = take_rope(v, &model->rope_long);
+    w->rope_window = take_rope(v, &model->rope_window);
+}
+
+const rope_table *cuda_rope(const tmx_model *model, int32_t layer, int32_t n_ctx)
+{
+    const cuda_weights *w = model->on_device;
+    const rope_table *table = model_rope(model, layer, n_ctx);
+    return table == &model->rope_window ? &w->rope_window : table == &model->rope_long ? &w->rope_long : &w->rope;
 }
 
 static tmx_status upload_vectors(const tmx_model *model, cuda_weights *w, const float *to, size_t n, tmx_error *err)
@@ -170,14 +184,15 @@ static void fill_randomly(const tmx_model *model, cuda_weights *w)
 
 /* ---------------------------------------------------------------- product algorithms */
 
-static tmx_status tune_all(cuda_weights *w, int32_t n_layers, int32_t n_rows, void *scratch, tmx_error *err)
+static tmx_status tune_all(cuda_weights *w, const model_shape *m, int32_t n_rows, void *scratch, tmx_error *err)
 {
-    for (int32_t l = 0; l < n_layers; l++) {
+    const bool is_added = !m->has_branch_norms;
+    for (int32_t l = 0; l < m->n_layers; l++) {
         cuda_layer *layer = &w->layers[l];
         TRY(gpu_weight_tune(w->g, &layer->qkv, n_rows, TMX_TYPE_BF16, false, scratch, err));
-        TRY(gpu_weight_tune(w->g, &layer->attn_output, n_rows, TMX_TYPE_F32, true, scratch, err));
+        TRY(gpu_weight_tune(w->g, &layer->attn_output, n_rows, TMX_TYPE_F32, is_added, scratch, err));
         TRY(gpu_weight_tune(w->g, &layer->gate_up, n_rows, TMX_TYPE_BF16, false, scratch, err));
-        TRY(gpu_weight_tune(w->g, &layer->down, n_rows, TMX_TYPE_F32, true, scratch, err));
+        TRY(gpu_weight_tune(w->g, &layer->down, n_rows, TMX_TYPE_F32, is_added, scratch, err));
     }
     return gpu_weight_tune(w->g, &w->last_kv, n_rows, TMX_TYPE_BF16, false, scratch, err);
 }
@@ -198,7 +213,7 @@ static tmx_status tune(cuda_weights *w, const model_shape *m, tmx_error *err)
         status = gpu_alloc(w->g, &scratch, widest * (uint64_t)n_rows + 4 * DEVICE_ALIGN, err);
     }
     if (status != TMX_OK) return status;
-    status = tune_all(w, m->n_layers, n_rows, scratch, err);
+    status = tune_all(w, m, n_rows, scratch, err);
     gpu_free(w->g, scratch);
     return status;
 }

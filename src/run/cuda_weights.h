@@ -11,7 +11,7 @@
 typedef struct cuda_layer {
     gpu_weight qkv, attn_output, gate_up, down;
     const float *attn_norm, *ffn_norm;             /* device, as the next; [n_embd] */
-    const float *q_norm, *k_norm, *bias;           /* as in model_layer, or NULL */
+    const float *attn_branch_norm, *ffn_branch_norm, *q_norm, *k_norm, *bias;      /* as in model_layer, or NULL */
 } cuda_layer;
 
 typedef struct cuda_weights {
@@ -21,13 +21,15 @@ typedef struct cuda_weights {
     gpu_weight last_kv, last_q;    /* views of the last layer's qkv, with algorithms of their own */
     gpu_weight token_embd, lm_head;                /* one memory when tied */
     const float *output_norm;      /* device, [n_embd] */
-    rope_table rope;               /* frequencies on the device */
+    rope_table rope, rope_long, rope_window;       /* as the model's, frequencies on the device */
     void *memory;                  /* device: the block behind all of them */
 } cuda_weights;
 
 /* "cuda:1" -> 1; -1: another word. */
 int32_t cuda_device_index(const char *device);
 
+/* model_rope with the frequencies on the device. */
+const rope_table *cuda_rope(const tmx_model *model, int32_t layer, int32_t n_ctx);
 /* Device memory the weights take, from what is known of a file before it is opened. */
 uint64_t cuda_weight_bytes(const tmx_model_info *info);
 /* Sizes that the kernels do not have, in one sentence. */

@@ -233,7 +233,7 @@ static void check_device(void)
 
     stop_at(gpu_open(&other, 0, &err) == TMX_OK, "no second device object");
     const gpu_place wrong_place = { .n_rows = 1, .n_heads = 4, .n_kv_heads = 2, .head_dim = 80, .n_ctx = 16 };
-    gpu_decode_attention(other, &wrong_place, 1.0f, NULL, NULL, NULL);
+    gpu_decode_attention(other, &wrong_place, 1.0f, 0, NULL, NULL, NULL);
     report(gpu_wait(other, &err) == TMX_E_UNSUPPORTED && strstr(err.text, "80") != NULL, "kept failure", err.text, 0, 0, 0);
     report(gpu_alloc(other, &data, 16, &err) == TMX_E_UNSUPPORTED, "kept failure", "later work is refused", 0, 0, 0);
     gpu_close(other);
@@ -250,14 +250,20 @@ static void check_embed(int32_t n_rows, int32_t n_embd)
     for (int32_t r = 0; r < n_rows; r++) tokens[r] = random_in(0, N_VOCAB);
     device_buffer d_tokens = device_copy(tokens, (size_t)n_rows * sizeof *tokens);
     device_buffer x = device_alloc((size_t)n_rows * (size_t)n_embd * sizeof(float));
-    gpu_embed(g, table.device.data, d_tokens.data, n_rows, n_embd, x.data);
+    gpu_embed(g, table.device.data, d_tokens.data, n_rows, n_embd, 1.0f, x.data);
     float *got = download(&x);
-    bool is_ok = true;
+    bool is_ok = true, is_scaled = true;
     for (int32_t r = 0; r < n_rows; r++) {
         is_ok &= memcmp(got + (size_t)r * (size_t)n_embd, table.x + (size_t)tokens[r] * (size_t)n_embd,
                         (size_t)n_embd * sizeof *got) == 0;
     }
     report(is_ok, "embed", "differs", n_rows, n_embd, 0);
+    const float scale = 33.94112549695428f;
+    gpu_embed(g, table.device.data, d_tokens.data, n_rows, n_embd, scale, x.data);
+    float *scaled = download(&x);
+    for (size_t i = 0; i < (size_t)n_rows * (size_t)n_embd; i++) is_scaled &= scaled[i] == scale * got[i];
+    report(is_scaled, "embed", "scaled: differs", n_rows, n_embd, 0);
+    free(scaled);
     free(got);
     free(tokens);
     device_free(&d_tokens);
@@ -303,7 +309,33 @@ static void check_rmsnorm(int32_t n_rows, int32_t n_embd, tmx_type type)
     values_free(&weight);
 }
 
-static void check_swiglu(int32_t n_rows, int32_t n_ff, tmx_type type)
+static void check_add_normed(int32_t n_rows, int32_t n_embd)
+{
+    const size_t n = (size_t)n_rows * (size_t)n_embd;
+    const float eps = 1e-5f;
+    values branch = random_values(n, TMX_TYPE_F32, 3.0f), weight = random_values((size_t)n_embd, TMX_TYPE_F32, 1.0f);
+    values before = random_values(n, TMX_TYPE_F32, 1.0f);
+    device_buffer x = device_copy(before.x, n * sizeof(float));
+    gpu_add_normed(g, branch.device.data, weight.device.data, eps, n_rows, n_embd, x.data);
+    float *got = download(&x);
+    distance d = { 0 };
+    for (size_t r = 0; r < (size_t)n_rows; r++) {
+        const float *row = branch.x + r * (size_t)n_embd;
+        double sum = 0;
+        for (int32_t i = 0; i < n_embd; i++) sum += (double)row[i] * (double)row[i];
+        const double scale = 1.0 / sqrt(sum / n_embd + (double)eps);
+        for (size_t i = 0; i < (size_t)n_embd; i++) {
+            const size_t at = r * (size_t)n_embd + i;
+            measure(&d, got[at], (double)before.x[at] + (double)row[i] * scale * (double)weight.x[i]);
+        }
+    }
+    report(is_close(&d, EXACT_F32), "add_normed", "differs", n_rows, n_embd, 0);
+    free(got);
+    device_free(&x);
+    values_free(&branch), values_free(&weight), values_free(&before);
+}
+
+static void check_gate(int32_t n_rows, int32_t n_ff, tmx_type type, bool is_gelu)
 {
     const size_t n = (size_t)n_rows * (size_t)n_ff;
     values x = random_values(2 * n, type, 3.0f);
@@ -312,16 +344,17 @@ static void check_swiglu(int32_t n_rows, int32_t n_ff, tmx_type type)
     device_free(&x.device);
     values_upload(&x);
     device_buffer out = device_alloc(n * type_bytes(type));
-    gpu_swiglu(g, x.device.data, n_rows, n_ff, out.data, type);
+    (is_gelu ? gpu_geglu : gpu_swiglu)(g, x.device.data, n_rows, n_ff, out.data, type);
     void *got = download(&out);
     distance d = { 0 };
     for (size_t r = 0; r < (size_t)n_rows; r++) {
         for (size_t i = 0; i < (size_t)n_ff; i++) {
             const double gate = (double)x.x[2 * r * (size_t)n_ff + i], up = (double)x.x[(2 * r + 1) * (size_t)n_ff + i];
-            measure(&d, get(got, type, r * (size_t)n_ff + i), gate / (1.0 + exp(-gate)) * up);
+            const double t = is_gelu ? 2 * sqrt(2 / acos(-1)) * (gate + 0.044715 * gate * gate * gate) : gate;
+            measure(&d, get(got, type, r * (size_t)n_ff + i), gate / (1.0 + exp(-t)) * up);
         }
     }
-    report(is_close(&d, bound_of(type)), "swiglu", "differs", n_rows, n_ff, (int32_t)type);
+    report(is_close(&d, bound_of(type)), is_gelu ? "geglu" : "swiglu", "differs", n_rows, n_ff, (int32_t)type);
     free(got);
     device_free(&out);
     values_free(&x);
@@ -650,20 +683,21 @@ static void check_random(void)
 typedef struct cache { int32_t n_ctx; tmx_bf16 *k, *v; device_buffer d_k, d_v; } cache;
 
 /* out [head_dim] of one head, in f64. */
-static void decode_oracle(const geometry *s, const cache *c, int32_t seq, int32_t position, int32_t head, const float *q,
-                          float scale, double *out)
+static void decode_oracle(const geometry *s, const cache *c, int32_t seq, int32_t position, int32_t n_window, int32_t head,
+                          const float *q, float scale, double *out)
 {
+    const size_t first = n_window > 0 && position >= n_window ? (size_t)(position - n_window + 1) : 0;
     const size_t head_dim = (size_t)s->head_dim, kv_head = (size_t)(seq * s->n_kv_heads + head / (s->n_heads / s->n_kv_heads));
     const tmx_bf16 *k = c->k + kv_head * (size_t)c->n_ctx * head_dim, *v = c->v + kv_head * (size_t)c->n_ctx * head_dim;
     double *scores = host_alloc((size_t)(position + 1) * sizeof *scores), most = -INFINITY, sum = 0;
-    for (size_t p = 0; p <= (size_t)position; p++) {
+    for (size_t p = first; p <= (size_t)position; p++) {
         scores[p] = 0;
         for (size_t i = 0; i < head_dim; i++) scores[p] += (double)q[i] * (double)bf16_to_f32(k[p * head_dim + i]);
         scores[p] *= (double)scale;
         if (scores[p] > most) most = scores[p];
     }
     for (size_t i = 0; i < head_dim; i++) out[i] = 0;
-    for (size_t p = 0; p <= (size_t)position; p++) {
+    for (size_t p = first; p <= (size_t)position; p++) {
         const double weight = exp(scores[p] - most);
         sum += weight;
         for (size_t i = 0; i < head_dim; i++) out[i] += weight * (double)bf16_to_f32(v[p * head_dim + i]);
@@ -699,7 +733,7 @@ static void cache_free(cache *c)
 
 /* Rows: sequences n_rows - 1 .. 0 at the given positions; in a batch, alone, in a larger context, and from a graph that was
  * recorded at other positions. */
-static void check_decode(const geometry *s, const int32_t *positions, int32_t n_rows)
+static void check_decode(const geometry *s, const int32_t *positions, int32_t n_rows, int32_t n_window)
 {
     const float scale = 1.0f / sqrtf((float)s->head_dim);
     const size_t q_row = (size_t)s->n_heads * (size_t)s->head_dim;
@@ -718,25 +752,25 @@ static void check_decode(const geometry *s, const int32_t *positions, int32_t n_
     gpu_place place = { .positions = d_positions.data, .seqs = d_seqs.data, .n_rows = n_rows, .n_heads = s->n_heads,
                         .n_kv_heads = s->n_kv_heads,
                         .head_dim = s->head_dim, .k = tight.d_k.data, .v = tight.d_v.data, .n_ctx = n_ctx };
-    gpu_decode_attention(g, &place, scale, q.device.data, out.data, scratch.data);
+    gpu_decode_attention(g, &place, scale, n_window, q.device.data, out.data, scratch.data);
     float *all = download(&out);
     distance d = { 0 };
     double expected[256];
     for (int32_t r = 0; r < n_rows; r++) {
         for (int32_t h = 0; h < s->n_heads; h++) {
             const size_t at = (size_t)r * q_row + (size_t)h * (size_t)s->head_dim;
-            decode_oracle(s, &tight, seqs[r], positions[r], h, q.x + at, scale, expected);
+            decode_oracle(s, &tight, seqs[r], positions[r], n_window, h, q.x + at, scale, expected);
             for (size_t i = 0; i < (size_t)s->head_dim; i++) measure(&d, all[at + i], expected[i]);
         }
     }
-    report(is_close(&d, DECODE), "decode", "differs", s->n_heads, s->n_kv_heads, positions[0]);
+    report(is_close(&d, DECODE), n_window > 0 ? "decode with a window" : "decode", "differs", s->n_heads, s->head_dim, positions[0]);
 
     place.k = loose.d_k.data, place.v = loose.d_v.data, place.n_ctx = n_ctx + 1000;
     poison(&out), poison(&scratch);
     for (int32_t r = 0; r < n_rows; r++) {
         gpu_place alone = place;
         alone.positions += r, alone.seqs += r, alone.n_rows = 1;
-        gpu_decode_attention(g, &alone, scale, (const tmx_bf16 *)q.device.data + (size_t)r * q_row,
+        gpu_decode_attention(g, &alone, scale, n_window, (const tmx_bf16 *)q.device.data + (size_t)r * q_row,
                              (float *)out.data + (size_t)r * q_row, scratch.data);
     }
     float *again = download(&out);
@@ -749,7 +783,7 @@ static void check_decode(const geometry *s, const int32_t *positions, int32_t n_
     gpu_graph *graph = NULL;
     tmx_error err = { 0 };
     gpu_graph_begin(g);
-    gpu_decode_attention(g, &place, scale, q.device.data, out.data, scratch.data);
+    gpu_decode_attention(g, &place, scale, n_window, q.device.data, out.data, scratch.data);
     stop_at(gpu_graph_end(g, &graph, &err) == TMX_OK, err.text);
     gpu_graph_run(g, graph);
     wait_ok();
@@ -803,9 +837,11 @@ static void check_rows(void)
     for (int32_t i = 0; i < COUNT(widths); i++) {
         for (int32_t r = 0; r < COUNT(some_rows); r++) {
             check_embed(some_rows[r], widths[i]);
+            check_add_normed(some_rows[r], widths[i]);
             for (int t = 0; t < 2; t++) {
                 check_rmsnorm(some_rows[r], widths[i], both_types[t]);
-                check_swiglu(some_rows[r], widths[i], both_types[t]);
+                check_gate(some_rows[r], widths[i], both_types[t], false);
+                check_gate(some_rows[r], widths[i], both_types[t], true);
             }
         }
     }
@@ -868,14 +904,21 @@ static void check_decodes(void)
         { .n_heads = 2, .n_kv_heads = 2, .head_dim = 64 }, { .n_heads = 14, .n_kv_heads = 2, .head_dim = 128 },
         { .n_heads = 8, .n_kv_heads = 1, .head_dim = 128 }, { .n_heads = 9, .n_kv_heads = 1, .head_dim = 128 },
         { .n_heads = 16, .n_kv_heads = 1, .head_dim = 64 }, { .n_heads = 32, .n_kv_heads = 2, .head_dim = 128 },
+        { .n_heads = 4, .n_kv_heads = 1, .head_dim = 256 }, { .n_heads = 16, .n_kv_heads = 2, .head_dim = 256 },
+        { .n_heads = 3, .n_kv_heads = 3, .head_dim = 96 }, { .n_heads = 24, .n_kv_heads = 2, .head_dim = 96 },
     };
+    static const int32_t windows[] = { 0, 1, 17, 255, 512 };
     static const int32_t positions[][3] = { { 0, 0, 0 }, { 1, 14, 15 }, { 16, 62, 63 }, { 64, 255, 17 }, { 256, 254, 3 },
                                             { 257, 511, 1023 }, { 2999, 777, 0 } };
     for (int32_t i = 0; i < COUNT(geometries); i++) {
-        for (int32_t p = 0; p < COUNT(positions) - is_small; p++) check_decode(&geometries[i], positions[p], p == 0 ? 1 : 3);
+        for (int32_t p = 0; p < COUNT(positions) - is_small; p++) {
+            for (int32_t w = 0; w < COUNT(windows); w++) {
+                if (w == 0 || i % 4 == w - 1 || i >= 8) check_decode(&geometries[i], positions[p], p == 0 ? 1 : 3, windows[w]);
+            }
+        }
     }
     static const int32_t deep[] = { 20000 };
-    if (!is_small) check_decode(&geometries[0], deep, 1);
+    if (!is_small) check_decode(&geometries[0], deep, 1, 0);
     for (int32_t n = 1; n < 200000; n = n * 7 + 3) check_argmax(n);
     check_argmax(128256);
 }

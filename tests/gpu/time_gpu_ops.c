@@ -95,7 +95,7 @@ static void run_decode(const timed *t)
     const size_t layer = (size_t)2 * (size_t)place.n_kv_heads * (size_t)place.head_dim * (size_t)place.n_ctx;
     place.k = (char *)place.k + (size_t)t->turn * layer;
     place.v = (char *)place.v + (size_t)t->turn * layer;
-    gpu_decode_attention(g, &place, 0.088f, t->in, t->out, t->scratch);
+    gpu_decode_attention(g, &place, 0.088f, 0, t->in, t->out, t->scratch);
 }
 static void run_copy(const timed *t)
 {
@@ -105,7 +105,7 @@ static void run_rmsnorm(const timed *t) { gpu_rmsnorm(g, t->in, t->scratch, 1e-5
 static void run_swiglu(const timed *t) { gpu_swiglu(g, t->in, t->n_rows, t->n, t->out, t->type); }
 static void run_place(const timed *t) { gpu_place_heads(g, &t->place, t->in, TMX_TYPE_BF16, t->out); }
 static void run_argmax(const timed *t) { gpu_argmax(g, t->in, t->n, t->out); }
-static void run_embed(const timed *t) { gpu_embed(g, t->scratch, t->in, t->n_rows, t->n, t->out); }
+static void run_embed(const timed *t) { gpu_embed(g, t->scratch, t->in, t->n_rows, t->n, 1.0f, t->out); }
 
 /* A layer of 8B for one row, as decoding runs it. */
 static void run_layer(const timed *t)
@@ -125,7 +125,7 @@ static void run_layer(const timed *t)
     gpu_rmsnorm(g, x, t->in, 1e-5f, 1, 4096, norm, TMX_TYPE_F32);
     gpu_row_product(g, &w[0], norm, 1, wide, false);
     gpu_place_heads(g, &place, wide, TMX_TYPE_F32, narrow);
-    gpu_decode_attention(g, &place, 0.088f, narrow, norm, t->scratch);
+    gpu_decode_attention(g, &place, 0.088f, 0, narrow, norm, t->scratch);
     gpu_row_product(g, &w[1], norm, 1, x, true);
     gpu_rmsnorm(g, x, t->in, 1e-5f, 1, 4096, norm, TMX_TYPE_F32);
     gpu_row_product(g, &w[2], norm, 1, wide, false);

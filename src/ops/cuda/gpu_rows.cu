@@ -1,8 +1,8 @@
-/* gpu_rows.cu - what stands between the products: embedding, RMSNorm, SwiGLU, RoPE with biases, norms of heads and the KV cache.  All of it is limited by
+/* gpu_rows.cu - what stands between the products: embedding, RMSNorm, gates, RoPE with biases, norms of heads and the KV cache.  All of it is limited by
  * memory: each input is read once, each output written once, in pieces of 8 elements (16 bytes of bf16) where the shape
  * and the addresses allow, one by one otherwise.
  *
- * Floors, bytes a row: embed 6 n_embd; rmsnorm 6 n_embd to bf16; swiglu 6 n_ff in bf16; place_heads 4 (n_heads + 2 n_kv_heads)
+ * Floors, bytes a row: embed 6 n_embd; rmsnorm 6 n_embd to bf16; add_normed 12 n_embd; gates 6 n_ff in bf16; place_heads 4 (n_heads + 2 n_kv_heads)
  * head_dim in bf16. */
 #include "ops/cuda/gpu_device.cuh"
 
@@ -24,22 +24,24 @@ static row_cut cut_row(int32_t n_pieces)
 /* ---------------------------------------------------------------- embedding */
 
 template <int N>
-__global__ void embed_kernel(const tmx_bf16 *table, const int32_t *tokens, int32_t n_embd, int32_t blocks_per_row, float *x)
+__global__ void embed_kernel(const tmx_bf16 *table, const int32_t *tokens, int32_t n_embd, float scale, int32_t blocks_per_row, float *x)
 {
     const int32_t row = blockIdx.x / blocks_per_row, i = ((blockIdx.x % blocks_per_row) * blockDim.x + threadIdx.x) * N;
     if (i >= n_embd) return;
     float piece[N];
     load_piece(piece, table + (size_t)tokens[row] * n_embd + i);
+#pragma unroll
+    for (int j = 0; j < N; j++) piece[j] *= scale;
     store_piece(x + (size_t)row * n_embd + i, piece);
 }
 
-extern "C" void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float *x)
+extern "C" void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float scale, float *x)
 {
     if (n_rows <= 0 || !gpu_is_ready(g)) return;
     const bool is_wide = n_embd % 8 == 0 && is_aligned16(table) && is_aligned16(x);
     const row_cut cut = cut_row(is_wide ? n_embd / 8 : n_embd);
     const auto kernel = is_wide ? embed_kernel<8> : embed_kernel<1>;
-    kernel<<<n_rows * cut.blocks_per_row, cut.n_threads, 0, g->stream>>>((const tmx_bf16 *)table, tokens, n_embd,
+    kernel<<<n_rows * cut.blocks_per_row, cut.n_threads, 0, g->stream>>>((const tmx_bf16 *)table, tokens, n_embd, scale,
                                                                          cut.blocks_per_row, x);
     gpu_keep_launch(g, "embed");
 }
@@ -56,6 +58,14 @@ DEVICE float block_sum(float x)
     return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : 0.0f);
 }
 
+/* A float that results are added to instead of being stored. */
+struct alignas(4) summed { float sum; };
+DEVICE void store_piece(summed *p, const float (&x)[1]) { p->sum += x[0]; }
+DEVICE void store_norm(summed *out, float4 y)
+{
+    const float4 x = *(const float4 *)out;
+    *(float4 *)out = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
+}
 DEVICE void store_norm(float *out, float4 y) { *(float4 *)out = y; }
 DEVICE void store_norm(tmx_bf16 *out, float4 y) { *(uint2 *)out = make_uint2(bf16_pair(y.x, y.y), bf16_pair(y.z, y.w)); }
 
@@ -125,9 +135,29 @@ extern "C" void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float e
     gpu_keep_launch(g, "rmsnorm");
 }
 
-/* ---------------------------------------------------------------- SwiGLU */
+extern "C" void gpu_add_normed(gpu *g, const float *branch, const float *weight, float eps, int32_t n_rows, int32_t n_embd, float *x)
+{
+    if (n_rows <= 0 || !gpu_is_ready(g)) return;
+    rmsnorm(g, branch, weight, eps, n_rows, n_embd, (summed *)x);
+    gpu_keep_launch(g, "add_normed");
+}
 
-template <typename T, int N> __global__ void swiglu_kernel(const T *gate_up, int32_t n_ff, int32_t blocks_per_row, T *out)
+/* ---------------------------------------------------------------- gates */
+
+struct silu {
+    DEVICE static float of(float g) { return __fdividef(g, 1.0f + expf(-g)); }
+};
+
+/* gelu in the tanh form: g / (1 + exp(-2 t)), t = sqrt(2 / pi) (g + 0.044715 g^3). */
+struct gelu {
+    DEVICE static float of(float g)
+    {
+        const float t = 0.79788456080286536f * fmaf(0.044715f * g * g, g, g);
+        return __fdividef(g, 1.0f + expf(-2.0f * t));
+    }
+};
+
+template <typename GATE, typename T, int N> __global__ void gate_kernel(const T *gate_up, int32_t n_ff, int32_t blocks_per_row, T *out)
 {
     const int32_t row = blockIdx.x / blocks_per_row, i = ((blockIdx.x % blocks_per_row) * blockDim.x + threadIdx.x) * N;
     if (i >= n_ff) return;
@@ -135,24 +165,34 @@ template <typename T, int N> __global__ void swiglu_kernel(const T *gate_up, int
     load_piece(gate, gate_up + (size_t)row * 2 * n_ff + i);
     load_piece(up, gate_up + (size_t)row * 2 * n_ff + n_ff + i);
 #pragma unroll
-    for (int j = 0; j < N; j++) gate[j] = __fdividef(gate[j], 1.0f + expf(-gate[j])) * up[j];
+    for (int j = 0; j < N; j++) gate[j] = GATE::of(gate[j]) * up[j];
     store_piece(out + (size_t)row * n_ff + i, gate);
 }
 
-template <typename T> static void swiglu(const gpu *g, const T *gate_up, int32_t n_rows, int32_t n_ff, T *out)
+template <typename GATE, typename T> static void enqueue_gate(const gpu *g, const T *gate_up, int32_t n_rows, int32_t n_ff, T *out)
 {
     const bool is_wide = n_ff % 8 == 0 && is_aligned16(gate_up) && is_aligned16(out);
     const row_cut cut = cut_row(is_wide ? n_ff / 8 : n_ff);
-    const auto kernel = is_wide ? swiglu_kernel<T, 8> : swiglu_kernel<T, 1>;
+    const auto kernel = is_wide ? gate_kernel<GATE, T, 8> : gate_kernel<GATE, T, 1>;
     kernel<<<n_rows * cut.blocks_per_row, cut.n_threads, 0, g->stream>>>(gate_up, n_ff, cut.blocks_per_row, out);
+}
+
+template <typename GATE> static void gate_rows(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type)
+{
+    if (n_rows <= 0 || !gpu_is_ready(g)) return;
+    if (type == TMX_TYPE_BF16) enqueue_gate<GATE>(g, (const tmx_bf16 *)gate_up, n_rows, n_ff, (tmx_bf16 *)out);
+    else enqueue_gate<GATE>(g, (const float *)gate_up, n_rows, n_ff, (float *)out);
+    gpu_keep_launch(g, "gate");
 }
 
 extern "C" void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type)
 {
-    if (n_rows <= 0 || !gpu_is_ready(g)) return;
-    if (type == TMX_TYPE_BF16) swiglu(g, (const tmx_bf16 *)gate_up, n_rows, n_ff, (tmx_bf16 *)out);
-    else swiglu(g, (const float *)gate_up, n_rows, n_ff, (float *)out);
-    gpu_keep_launch(g, "swiglu");
+    gate_rows<silu>(g, gate_up, n_rows, n_ff, out, type);
+}
+
+extern "C" void gpu_geglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type)
+{
+    gate_rows<gelu>(g, gate_up, n_rows, n_ff, out, type);
 }
 
 /* ---------------------------------------------------------------- biases, norms of heads, RoPE, KV cache */

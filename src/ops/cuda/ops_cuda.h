@@ -91,13 +91,17 @@ void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n
 
 /* ---------------------------------------------------------------- rows */
 
-/* x[r] = table[tokens[r]] as f32; table bf16 [n_vocab][n_embd]. */
-void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float *x);
+/* x[r] = scale * table[tokens[r]] as f32; table bf16 [n_vocab][n_embd]. */
+void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float scale, float *x);
 /* out[r][i] = x[r][i] * weight[i] / sqrt(mean(x[r]^2) + eps); out bf16 or f32. */
 void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t n_rows, int32_t n_embd, void *out,
                  tmx_type out_type);
+/* x[r][i] += branch[r][i] * weight[i] / sqrt(mean(branch[r]^2) + eps). */
+void gpu_add_normed(gpu *g, const float *branch, const float *weight, float eps, int32_t n_rows, int32_t n_embd, float *x);
 /* out[r][i] = silu(gate_up[r][i]) * gate_up[r][n_ff + i]; both bf16, or both f32. */
 void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type);
+/* The same with gelu in the tanh form of rows.h. */
+void gpu_geglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type);
 
 /* Rows of a chunk that belong to sequences: row r is token position positions[r] of sequence seqs[r]. */
 typedef struct gpu_place {
@@ -119,12 +123,13 @@ void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type q
 
 /* ---------------------------------------------------------------- decoding */
 
-/* Attention of one new row for each of n_rows sequences over positions 0..positions[r], dense: split over key ranges of fixed
- * length, merged in a fixed order, so that the cut depends on n_ctx alone.  q bf16 [n_rows][n_heads][head_dim], out f32 of the
- * same shape, 0 for a position below 0.  scratch: gpu_decode_attention_bytes(), 256-byte aligned.
- * head_dim 64 or 128, groups of 1..16 query heads a KV head; anything else is kept as TMX_E_UNSUPPORTED. */
+/* Attention of one new row for each of n_rows sequences over positions 0..positions[r], dense, or over the last n_window of them:
+ * split over key ranges of fixed length at fixed places, merged in a fixed order, so that nothing but the position decides a row's
+ * bits.  n_window 0: no window.  q bf16 [n_rows][n_heads][head_dim], out f32 of the same shape, 0 for a position below 0.  scratch:
+ * gpu_decode_attention_bytes(), 256-byte aligned.  head_dim 64, 96, 128 or 256, groups of 1..16 query heads a KV head, 1..8 at 256;
+ * anything else is kept as TMX_E_UNSUPPORTED. */
 size_t gpu_decode_attention_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t n_ctx);
-void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, const void *q, float *out, void *scratch);
+void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, int32_t n_window, const void *q, float *out, void *scratch);
 /* *token = arg-max of logits [n]; ties: lowest index; NaN never wins, and 0 if nothing does. */
 void gpu_argmax(gpu *g, const float *logits, int32_t n, int32_t *token);
 

@@ -124,9 +124,9 @@ void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n
     (void)g, (void)weight, (void)x, (void)n_rows, (void)y, (void)is_added;
 }
 
-void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float *x)
+void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float scale, float *x)
 {
-    (void)g, (void)table, (void)tokens, (void)n_rows, (void)n_embd, (void)x;
+    (void)g, (void)table, (void)tokens, (void)n_rows, (void)n_embd, (void)scale, (void)x;
 }
 
 void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t n_rows, int32_t n_embd, void *out,
@@ -135,7 +135,17 @@ void gpu_rmsnorm(gpu *g, const float *x, const float *weight, float eps, int32_t
     (void)g, (void)x, (void)weight, (void)eps, (void)n_rows, (void)n_embd, (void)out, (void)out_type;
 }
 
+void gpu_add_normed(gpu *g, const float *branch, const float *weight, float eps, int32_t n_rows, int32_t n_embd, float *x)
+{
+    (void)g, (void)branch, (void)weight, (void)eps, (void)n_rows, (void)n_embd, (void)x;
+}
+
 void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type)
+{
+    (void)g, (void)gate_up, (void)n_rows, (void)n_ff, (void)out, (void)type;
+}
+
+void gpu_geglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void *out, tmx_type type)
 {
     (void)g, (void)gate_up, (void)n_rows, (void)n_ff, (void)out, (void)type;
 }
@@ -151,9 +161,9 @@ size_t gpu_decode_attention_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_
     return 0;
 }
 
-void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, const void *q, float *out, void *scratch)
+void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, int32_t n_window, const void *q, float *out, void *scratch)
 {
-    (void)g, (void)place, (void)scale, (void)q, (void)out, (void)scratch;
+    (void)g, (void)place, (void)scale, (void)n_window, (void)q, (void)out, (void)scratch;
 }
 
 void gpu_argmax(gpu *g, const float *logits, int32_t n, int32_t *token) { (void)g, (void)logits, (void)n, (void)token; }
