@@ -25,14 +25,11 @@ uint64_t cuda_weight_bytes(const tmx_model_info *m)
     return 2 * m->n_params + 2 * n_norm + (uint64_t)m->n_layers * 6 * DEVICE_ALIGN;        /* norms are f32; biases hardly count */
 }
 
-/* What the kernels lack beyond sizes, as a noun; NULL: nothing. */
-static const char *missing_feature(const model_shape *s)
-{
-    return s->n_experts > 0 ? "experts" : s->scaling.kind == ROPE_LONG ? "LongRoPE" : NULL;
-}
-
 tmx_status cuda_model_check(const tmx_model_info *m, tmx_error *err)
 {
+    if (m->n_experts > 0) {
+        return refuse(err, TMX_E_UNSUPPORTED, "%s: experts run on the CPU only so far (--device cpu)", m->architecture);
+    }
     const int32_t n_group = m->n_heads / m->n_kv_heads, most = m->head_dim == 256 ? 8 : 16;        /* of gpu_decode_attention */
     if (m->head_dim != 64 && m->head_dim != 96 && m->head_dim != 128 && m->head_dim != 256) {
         return refuse(err, TMX_E_UNSUPPORTED, "head_dim %d: the GPU kernels have 64, 96, 128 and 256; run it with --device cpu",
@@ -260,10 +257,6 @@ static tmx_status make_weights(tmx_model *model, cuda_weights *w, tmx_pool *pool
 
 tmx_status cuda_weights_attach(tmx_model *model, tmx_pool *pool, tmx_error *err)
 {
-    const char *feature = missing_feature(&model->tensors.shape);
-    if (feature != NULL) {
-        return refuse(err, TMX_E_UNSUPPORTED, "%s: %s run on the CPU only so far (--device cpu)", model->info.architecture, feature);
-    }
     TRY(cuda_model_check(&model->info, err));
     cuda_weights *w = mem_alloc(1, sizeof *w);
     if (w == NULL) return refuse(err, TMX_E_MEMORY, "%s: out of memory", model->info.device);

@@ -32,7 +32,7 @@ int32_t cuda_device_index(const char *device);
 const rope_table *cuda_rope(const tmx_model *model, int32_t layer, int32_t n_ctx);
 /* Device memory the weights take, from what is known of a file before it is opened. */
 uint64_t cuda_weight_bytes(const tmx_model_info *info);
-/* Sizes that the kernels do not have, in one sentence. */
+/* Sizes and features that the kernels do not have, in one sentence. */
 tmx_status cuda_model_check(const tmx_model_info *info, tmx_error *err);
 /* Copies the weights of a model opened for this device, or makes random ones for a model without a file, and hangs them on it.
  * TMX_E_UNSUPPORTED, TMX_E_DEVICE, TMX_E_MEMORY; the model can be closed in any case. */
