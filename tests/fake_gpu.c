@@ -14,7 +14,7 @@
 static const uint64_t MEMORY_BYTES = (uint64_t)80 << 30;
 
 typedef enum call_kind { CALL_COPY, CALL_EMBED, CALL_RMSNORM, CALL_ADD_NORMED, CALL_SWIGLU, CALL_GEGLU, CALL_PRODUCT, CALL_ROW_PRODUCT, CALL_PLACE, CALL_DECODE,
-                         CALL_ATTENTION, CALL_MARK } call_kind;
+                         CALL_CHOOSE, CALL_GROUP, CALL_GROUPED_PRODUCT, CALL_CHOSEN_PRODUCT, CALL_ADD_EXPERTS, CALL_ATTENTION, CALL_MARK } call_kind;
 
 typedef struct call {
     call_kind kind;
@@ -27,6 +27,9 @@ typedef struct call {
     float number;                  /* eps, scale */
     int32_t n_window;
     gpu_place place;
+    gpu_groups groups;             /* also for its counts alone */
+    const gpu_choice *chosen;
+    const int32_t *places;
     tmx_gpu_attention_params attention;
     tmx_gpu_attention_seq seqs[8];
 } call;
@@ -186,6 +189,81 @@ static void do_decode(const call *c)
     mem_free(q);
 }
 
+/* ---------------------------------------------------------------- experts */
+
+static void do_choose(const call *c)
+{
+    const int32_t n_experts = c->groups.n_experts, n_used = c->groups.n_used;
+    for (int32_t r = 0; r < c->n_rows; r++) {
+        const float *scores = (const float *)c->from + (size_t)r * (size_t)n_experts;
+        gpu_choice *chosen = (gpu_choice *)c->to + (size_t)r * (size_t)n_used;
+        double sum = 0, top = -INFINITY;
+        int32_t n = 0;
+        for (int32_t e = 0; e < n_experts; e++) {
+            int32_t n_better = 0;
+            for (int32_t o = 0; o < n_experts; o++) n_better += scores[o] > scores[e] || (scores[o] == scores[e] && o < e);
+            if (n_better < n_used) chosen[n++].expert = e;
+            top = fmax(top, (double)scores[e]);
+        }
+        for (int32_t i = 0; i < n_used; i++) sum += exp((double)scores[chosen[i].expert] - top);
+        for (int32_t i = 0; i < n_used; i++) chosen[i].weight = (float)(exp((double)scores[chosen[i].expert] - top) / sum);
+    }
+}
+
+/* Rows from the last to the first: their order within an expert is nobody's business. */
+static void do_group(const call *c)
+{
+    const gpu_groups *g = &c->groups;
+    const gpu_choice *chosen = c->from;
+    const int32_t n = g->n_rows * g->n_used;
+    int32_t at = 0;
+    for (int64_t p = 0; p < gpu_group_places(g->n_rows, g->n_experts, g->n_used); p++) g->rows[p] = -1;
+    for (int32_t e = 0; e < g->n_experts; e++) {
+        g->begin[e] = at;
+        for (int32_t i = n - 1; i >= 0; i--) {
+            if (chosen[i].expert != e) continue;
+            g->rows[at] = i / g->n_used;
+            g->places[i] = at++;
+        }
+        at = (at + GPU_GROUP_ROWS - 1) / GPU_GROUP_ROWS * GPU_GROUP_ROWS;
+    }
+    g->begin[g->n_experts] = at;
+    if (at > gpu_group_places(g->n_rows, g->n_experts, g->n_used)) abort();
+}
+
+static void do_grouped_product(const call *c)
+{
+    const gpu_groups *g = &c->groups;
+    for (int32_t e = 0; e < g->n_experts; e++) {
+        for (int32_t p = g->begin[e]; p < g->begin[e + 1]; p++) {
+            if (g->rows[p] < 0) continue;
+            const size_t row = (size_t)(c->is_added ? g->rows[p] : p), y = (size_t)p * (size_t)c->n_out * (c->type == TMX_TYPE_BF16 ? 2 : 4);
+            do_product(&(call){ .kind = CALL_PRODUCT, .from = (const tmx_bf16 *)c->from + row * (size_t)c->n_in, .n_rows = 1, .n_in = c->n_in,
+                                .other = (const tmx_bf16 *)c->other + (size_t)e * (size_t)c->n_out * (size_t)c->n_in, .n_out = c->n_out,
+                                .to = (char *)c->to + y, .type = c->type });
+        }
+    }
+}
+
+static void do_chosen_product(const call *c)
+{
+    for (size_t i = 0; i < (size_t)c->groups.n_used; i++) {
+        do_product(&(call){ .kind = CALL_ROW_PRODUCT, .from = (const float *)c->from + i * c->x_stride, .n_rows = 1, .n_in = c->n_in,
+                            .other = (const tmx_bf16 *)c->other + (size_t)c->chosen[i].expert * (size_t)c->n_out * (size_t)c->n_in,
+                            .n_out = c->n_out, .to = (float *)c->to + i * (size_t)c->n_out, .type = TMX_TYPE_F32 });
+    }
+}
+
+static void do_add_experts(const call *c)
+{
+    const size_t n = (size_t)c->n_in;
+    for (int32_t i = 0; i < c->n_rows * c->groups.n_used; i++) {
+        const float *y = (const float *)c->from + (size_t)(c->places != NULL ? c->places[i] : i) * n;
+        float *x = (float *)c->to + (size_t)(i / c->groups.n_used) * n;
+        for (size_t k = 0; k < n; k++) x[k] += c->chosen[i].weight * y[k];
+    }
+}
+
 static void execute(const call *c)
 {
     switch (c->kind) {
@@ -209,6 +287,11 @@ static void execute(const call *c)
     case CALL_PRODUCT: case CALL_ROW_PRODUCT: do_product(c); break;
     case CALL_PLACE: do_place(c); break;
     case CALL_DECODE: do_decode(c); break;
+    case CALL_CHOOSE: do_choose(c); break;
+    case CALL_GROUP: do_group(c); break;
+    case CALL_GROUPED_PRODUCT: do_grouped_product(c); break;
+    case CALL_CHOSEN_PRODUCT: do_chosen_product(c); break;
+    case CALL_ADD_EXPERTS: do_add_experts(c); break;
     case CALL_ATTENTION:
         for (int32_t i = 0; i < c->attention.n_seqs; i++) attend(&c->attention, &c->seqs[i]);
         break;
@@ -402,6 +485,37 @@ void gpu_swiglu(gpu *g, const void *gate_up, int32_t n_rows, int32_t n_ff, void 
 void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type qkv_type, void *q)
 {
     enqueue(g, &(call){ .kind = CALL_PLACE, .from = qkv, .to = q, .type = qkv_type, .place = *place });
+}
+
+void gpu_choose_experts(gpu *g, const float *scores, int32_t n_rows, int32_t n_experts, int32_t n_used, gpu_choice *chosen)
+{
+    enqueue(g, &(call){ .kind = CALL_CHOOSE, .from = scores, .to = chosen, .n_rows = n_rows,
+                        .groups = { .n_experts = n_experts, .n_used = n_used } });
+}
+
+void gpu_group_rows(gpu *g, const gpu_choice *chosen, const gpu_groups *groups)
+{
+    enqueue(g, &(call){ .kind = CALL_GROUP, .from = chosen, .groups = *groups });
+}
+
+void gpu_grouped_product(gpu *g, const gpu_weight *weight, const gpu_groups *groups, const void *x, bool is_gathered, void *y, tmx_type y_type)
+{
+    enqueue(g, &(call){ .kind = CALL_GROUPED_PRODUCT, .from = x, .other = weight->data, .to = y, .groups = *groups, .n_in = weight->n_in,
+                        .n_out = weight->n_out / groups->n_experts, .type = y_type, .is_added = is_gathered });
+}
+
+void gpu_chosen_product(gpu *g, const gpu_weight *weight, int32_t n_experts, const gpu_choice *chosen, int32_t n_used, const float *x,
+                        size_t x_stride, float *y)
+{
+    enqueue(g, &(call){ .kind = CALL_CHOSEN_PRODUCT, .from = x, .other = weight->data, .to = y, .x_stride = x_stride, .n_in = weight->n_in,
+                        .n_out = weight->n_out / n_experts, .chosen = chosen, .groups = { .n_used = n_used } });
+}
+
+void gpu_add_experts(gpu *g, const gpu_choice *chosen, const int32_t *places, int32_t n_rows, int32_t n_used, const float *y, int32_t n_embd,
+                     float *x)
+{
+    enqueue(g, &(call){ .kind = CALL_ADD_EXPERTS, .from = y, .chosen = chosen, .places = places, .to = x, .n_rows = n_rows, .n_in = n_embd,
+                        .groups = { .n_used = n_used } });
 }
 
 size_t gpu_decode_attention_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t n_ctx)

@@ -24,7 +24,7 @@ enum {
     MAX_TILE_POSITIONS = 128,                      /* of an attention tile */
     MOST_SPLIT_TOKENS = 1 << 16,                   /* prompts of this length are cut into the most splits (gpu_schedule.h) */
     N_SLOTS = 2,
-    MARKS_PER_LAYER = 9, OTHER_MARKS = 4,
+    MARKS_PER_LAYER = 11, OTHER_MARKS = 4,
     DECODE_INTS = 3,                               /* token, position, sequence */
 };
 /* Beside its blocks: the product library's workspace of the model's and of the session's handle, and small things. */
@@ -51,11 +51,17 @@ typedef struct device_buffers {
     void *normed, *gated;          /* [R][n_embd], [R][n_ff] */
     void *qkv, *q, *gate_up;       /* [R][n_q + 2 n_kv], [R][n_q], [R][2 n_ff]; attention writes its result over q */
     float *branch;                 /* f32 [R][n_embd] */
+    /* with experts, P = gpu_group_places(R): gate_up and gated are [P] rows */
+    float *scores, *expert_out;    /* f32 [R][n_experts]; f32 [P][n_embd], over gate_up */
+    gpu_choice *chosen;            /* [R][n_experts_used] */
+    gpu_groups groups;             /* of a chunk of R rows */
     int32_t *ints;                 /* as chunk_slot.ints */
     /* single rows, f32 */
     float *row_x, *row_normed, *row_branch;        /* [n_embd] */
     float *row_qkv, *row_heads;    /* [n_q + 2 n_kv], [n_q] */
     float *row_gate_up, *row_gated;        /* [2 n_ff], [n_ff] */
+    float *row_scores, *row_expert_out;            /* [n_experts], [n_experts_used][n_embd]; row_gate_up and row_gated have as many rows */
+    gpu_choice *row_chosen;        /* [n_experts_used] */
     void *row_q;                   /* bf16 [n_q] */
     float *logits;                 /* f32 [n_seqs][n_vocab] */
     int32_t *decode_ints;          /* [DECODE_INTS] */
@@ -84,14 +90,35 @@ typedef struct cuda_run {
 
 static size_t n_ints(const tmx_session_params *p) { return 3 * (size_t)p->n_chunk + (size_t)p->n_seqs; }
 
+static void lay_out_experts(device_buffers *b, layout *at, const tmx_model_info *m, const tmx_session_params *p)
+{
+    const uint64_t n_rows = (uint64_t)p->n_chunk, n_experts = (uint64_t)m->n_experts, n_used = (uint64_t)m->n_experts_used;
+    const uint64_t n_places = (uint64_t)gpu_group_places(p->n_chunk, m->n_experts, m->n_experts_used);
+    b->expert_out = b->gate_up;
+    b->scores = layout_take(at, n_rows * n_experts * sizeof(float));
+    b->chosen = layout_take(at, n_rows * n_used * sizeof *b->chosen);
+    b->groups = (gpu_groups){ .n_experts = m->n_experts, .n_used = m->n_experts_used };
+    b->groups.begin = layout_take(at, (n_experts + 1) * sizeof(int32_t));
+    b->groups.next = layout_take(at, n_experts * sizeof(int32_t));
+    b->groups.rows = layout_take(at, n_places * sizeof(int32_t));
+    b->groups.places = layout_take(at, n_rows * n_used * sizeof(int32_t));
+    b->row_scores = layout_take(at, n_experts * sizeof(float));
+    b->row_chosen = layout_take(at, n_used * sizeof *b->row_chosen);
+    b->row_expert_out = layout_take(at, n_used * (uint64_t)m->n_embd * sizeof(float));
+}
+
 static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, const tmx_session_params *p)
 {
+    const bool has_experts = m->n_experts > 0;
+    const uint64_t n_ffn_rows = has_experts ? (uint64_t)gpu_group_places(p->n_chunk, m->n_experts, m->n_experts_used) : (uint64_t)p->n_chunk;
+    const uint64_t n_row_ffn = has_experts ? (uint64_t)m->n_experts_used : 1;
     const uint64_t n_rows = (uint64_t)p->n_chunk, n_embd = (uint64_t)m->n_embd, n_ff = (uint64_t)m->n_ff;
     const uint64_t n_q = (uint64_t)m->n_heads * (uint64_t)m->head_dim, n_qkv = n_q + 2 * (uint64_t)m->n_kv_heads * (uint64_t)m->head_dim;
     const uint64_t qkv_bytes = align_up(n_rows * max_size(n_qkv * 2, n_embd * sizeof(float)), DEVICE_ALIGN);
     b->x = layout_take(at, n_rows * n_embd * sizeof(float));
-    b->normed = b->gated = layout_take(at, n_rows * max_size(n_embd, n_ff) * 2);
-    b->gate_up = b->qkv = layout_take(at, max_size(n_rows * n_ff * 4, qkv_bytes + n_rows * n_q * 2));
+    const uint64_t ffn_bytes = n_ffn_rows * max_size(n_ff * 4, has_experts ? n_embd * sizeof(float) : 0);
+    b->normed = b->gated = layout_take(at, max_size(n_rows * n_embd, n_ffn_rows * n_ff) * 2);
+    b->gate_up = b->qkv = layout_take(at, max_size(ffn_bytes, qkv_bytes + n_rows * n_q * 2));
     b->q = b->qkv == NULL ? NULL : (char *)b->qkv + qkv_bytes;
     b->branch = b->qkv;
     b->ints = layout_take(at, n_ints(p) * sizeof(int32_t));
@@ -100,8 +127,9 @@ static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, cons
     b->row_branch = layout_take(at, n_embd * sizeof(float));
     b->row_qkv = layout_take(at, n_qkv * sizeof(float));
     b->row_heads = layout_take(at, n_q * sizeof(float));
-    b->row_gate_up = layout_take(at, 2 * n_ff * sizeof(float));
-    b->row_gated = layout_take(at, n_ff * sizeof(float));
+    b->row_gate_up = layout_take(at, n_row_ffn * 2 * n_ff * sizeof(float));
+    b->row_gated = layout_take(at, n_row_ffn * n_ff * sizeof(float));
+    if (has_experts) lay_out_experts(b, at, m, p);
     b->row_q = layout_take(at, n_q * 2);
     b->logits = layout_take(at, (uint64_t)p->n_seqs * (uint64_t)m->n_vocab * sizeof(float));
     b->decode_ints = layout_take(at, DECODE_INTS * sizeof(int32_t));
@@ -528,6 +556,30 @@ static void gate(chunk *c)
     gate_rows(c->s, r->b.gate_up, c->n_rows, r->b.gated, TMX_TYPE_BF16);
 }
 
+static void experts(chunk *c)
+{
+    cuda_run *r = run_of(c->s);
+    const device_buffers *b = &r->b;
+    const tmx_model_info *m = &c->s->model->info;
+    const cuda_layer *w = &r->weights->layers[c->layer];
+    gpu_groups groups = b->groups;
+    groups.n_rows = c->n_rows;
+    const int32_t n_places = (int32_t)gpu_group_places(c->n_rows, m->n_experts, m->n_experts_used);
+    clock_begin(c, WORK_PRODUCT);
+    gpu_product(r->g, &w->router, b->normed, (size_t)m->n_embd, c->n_rows, b->scores, (size_t)m->n_experts, TMX_TYPE_F32, false);
+    clock_begin(c, WORK_REST);
+    gpu_choose_experts(r->g, b->scores, c->n_rows, m->n_experts, m->n_experts_used, b->chosen);
+    gpu_group_rows(r->g, b->chosen, &groups);
+    clock_begin(c, WORK_PRODUCT);
+    gpu_grouped_product(r->g, &w->gate_up, &groups, b->normed, true, b->gate_up, TMX_TYPE_BF16);
+    clock_begin(c, WORK_REST);
+    gate_rows(c->s, b->gate_up, n_places, b->gated, TMX_TYPE_BF16);
+    clock_begin(c, WORK_PRODUCT);
+    gpu_grouped_product(r->g, &w->down, &groups, b->gated, false, b->expert_out, TMX_TYPE_F32);
+    clock_begin(c, WORK_REST);
+    gpu_add_experts(r->g, b->chosen, groups.places, c->n_rows, m->n_experts_used, b->expert_out, m->n_embd, b->x);
+}
+
 static void add_branch(chunk *c, norm_step step)
 {
     cuda_run *r = run_of(c->s);
@@ -549,6 +601,21 @@ static void add_row_branch(const tmx_session *s, const gpu_weight *w, const floa
     if (norm != NULL) gpu_add_normed(r->g, r->b.row_branch, norm, m->rms_eps, 1, m->n_embd, x);
 }
 
+/* row_normed -> added to x [n_embd] */
+static void add_row_experts(const tmx_session *s, const cuda_layer *w, float *x)
+{
+    const cuda_run *r = run_of(s);
+    const device_buffers *b = &r->b;
+    const tmx_model_info *m = &s->model->info;
+    const int32_t n = m->n_experts, n_used = m->n_experts_used;
+    gpu_row_product(r->g, &w->router, b->row_normed, 1, b->row_scores, false);
+    gpu_choose_experts(r->g, b->row_scores, 1, n, n_used, b->row_chosen);
+    gpu_chosen_product(r->g, &w->gate_up, n, b->row_chosen, n_used, b->row_normed, 0, b->row_gate_up);
+    gate_rows(s, b->row_gate_up, n_used, b->row_gated, TMX_TYPE_F32);
+    gpu_chosen_product(r->g, &w->down, n, b->row_chosen, n_used, b->row_gated, (size_t)m->n_ff, b->row_expert_out);
+    gpu_add_experts(r->g, b->row_chosen, NULL, 1, n_used, b->row_expert_out, m->n_embd, x);
+}
+
 /* From the attention's result in row_heads to the layer's output, added to x [n_embd]. */
 static void finish_row_layer(const tmx_session *s, int32_t layer, float *x)
 {
@@ -558,6 +625,10 @@ static void finish_row_layer(const tmx_session *s, int32_t layer, float *x)
     const cuda_layer *w = &r->weights->layers[layer];
     add_row_branch(s, &w->attn_output, b->row_heads, w->attn_branch_norm, x);
     gpu_rmsnorm(r->g, x, w->ffn_norm, m->rms_eps, 1, m->n_embd, b->row_normed, TMX_TYPE_F32);
+    if (m->n_experts > 0) {
+        add_row_experts(s, w, x);
+        return;
+    }
     gpu_row_product(r->g, &w->gate_up, b->row_normed, 1, b->row_gate_up, false);
     gate_rows(s, b->row_gate_up, 1, b->row_gated, TMX_TYPE_F32);
     add_row_branch(s, &w->down, b->row_gated, w->ffn_branch_norm, x);
@@ -680,5 +751,5 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
 const backend backend_cuda = {
     .plan_memory = plan_memory, .create = create, .free = free_run, .fit_plan = fit_plan,
     .embed = embed, .norm = norm, .product = product, .place_heads = place_heads, .attend = attend, .gate = gate,
-    .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
+    .experts = experts, .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
 };

@@ -1,12 +1,13 @@
 #include "run/cuda_weights.h"
 
 #include "base/layout.h"
+#include "base/num.h"
 #include "base/status.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEVICE_ALIGN = 256, TUNE_ROWS = 8192, MIN_TUNE_ROWS = 256 };
+enum { DEVICE_ALIGN = 256, TUNE_ROWS = 8192, MIN_TUNE_ROWS = 256, MAX_EXPERTS = 1024 /* of ops_cuda.h */ };
 
 int32_t cuda_device_index(const char *device)
 {
@@ -27,13 +28,14 @@ uint64_t cuda_weight_bytes(const tmx_model_info *m)
 
 tmx_status cuda_model_check(const tmx_model_info *m, tmx_error *err)
 {
-    if (m->n_experts > 0) {
-        return refuse(err, TMX_E_UNSUPPORTED, "%s: experts run on the CPU only so far (--device cpu)", m->architecture);
-    }
     const int32_t n_group = m->n_heads / m->n_kv_heads, most = m->head_dim == 256 ? 8 : 16;        /* of gpu_decode_attention */
     if (m->head_dim != 64 && m->head_dim != 96 && m->head_dim != 128 && m->head_dim != 256) {
         return refuse(err, TMX_E_UNSUPPORTED, "head_dim %d: the GPU kernels have 64, 96, 128 and 256; run it with --device cpu",
                       m->head_dim);
+    }
+    if (m->n_experts > MAX_EXPERTS || (int64_t)m->n_experts * max_i32(2 * m->n_ff, m->n_embd) > INT32_MAX) {
+        return refuse(err, TMX_E_UNSUPPORTED, "%d experts of n_ff %d, n_embd %d: too many rows for the GPU kernels; run it with --device cpu",
+                      m->n_experts, m->n_ff, m->n_embd);
     }
     if (n_group > most) {
         return refuse(err, TMX_E_UNSUPPORTED, "%d heads on %d KV heads of %d: the GPU kernels have up to %d on one; run it with "
@@ -62,15 +64,16 @@ static gpu_weight rows_of(const gpu_weight *w, int32_t first, int32_t n_out)
 /* What stays f32, see take_vectors, comes last. */
 static void lay_out(cuda_weights *w, layout *at, const model_shape *m, bool is_tied, size_t n_floats, const float **floats)
 {
-    const int32_t n_q = m->n_heads * m->head_dim, n_kv = m->n_kv_heads * m->head_dim;
+    const int32_t n_q = m->n_heads * m->head_dim, n_kv = m->n_kv_heads * m->head_dim, n_blocks = max_i32(m->n_experts, 1);
     w->token_embd = take_weight(at, m->n_vocab, m->n_embd);
     w->lm_head = is_tied ? w->token_embd : take_weight(at, m->n_vocab, m->n_embd);
     for (int32_t l = 0; l < m->n_layers; l++) {
         cuda_layer *layer = &w->layers[l];
         layer->qkv = take_weight(at, n_q + 2 * n_kv, m->n_embd);
         layer->attn_output = take_weight(at, m->n_embd, n_q);
-        layer->gate_up = take_weight(at, 2 * m->n_ff, m->n_embd);
-        layer->down = take_weight(at, m->n_embd, m->n_ff);
+        layer->gate_up = take_weight(at, n_blocks * 2 * m->n_ff, m->n_embd);
+        layer->down = take_weight(at, n_blocks * m->n_embd, m->n_ff);
+        if (m->n_experts > 0) layer->router = take_weight(at, m->n_experts, m->n_embd);
     }
     const gpu_weight *last = &w->layers[m->n_layers - 1].qkv;
     w->last_q = rows_of(last, 0, n_q);
@@ -151,6 +154,25 @@ static tmx_status fill(gpu *g, const gpu_weight *w, const gguf_tensor *const *te
     return gpu_weight_fill(g, w, sources, n, pool, err);
 }
 
+/* [n_experts] times gate's rows, then up's; [n_experts] times down's. */
+static tmx_status fill_experts(gpu *g, const cuda_layer *to, const layer_tensors *from, int32_t n_experts, tmx_pool *pool, tmx_error *err)
+{
+    const size_t n = (size_t)n_experts;
+    const tensor_rows *gate = from->experts, *up = gate + n, *down = up + n;
+    matmul_source *sources = mem_alloc(3 * n, sizeof *sources);
+    if (sources == NULL) return refuse(err, TMX_E_MEMORY, "out of memory for %d experts", n_experts);
+    for (size_t e = 0; e < n; e++) {
+        sources[2 * e] = tensor_source(&gate[e].rows);
+        sources[2 * e + 1] = tensor_source(&up[e].rows);
+        sources[2 * n + e] = tensor_source(&down[e].rows);
+    }
+    tmx_status status = fill(g, &to->router, &from->router, 1, pool, err);
+    if (status == TMX_OK) status = gpu_weight_fill(g, &to->gate_up, sources, 2 * n_experts, pool, err);
+    if (status == TMX_OK) status = gpu_weight_fill(g, &to->down, sources + 2 * n, n_experts, pool, err);
+    mem_free(sources);
+    return status;
+}
+
 static tmx_status fill_from_file(const tmx_model *model, cuda_weights *w, tmx_pool *pool, tmx_error *err)
 {
     const model_tensors *t = &model->tensors;
@@ -161,6 +183,10 @@ static tmx_status fill_from_file(const tmx_model *model, cuda_weights *w, tmx_po
         const cuda_layer *to = &w->layers[l];
         TRY(fill(w->g, &to->qkv, (const gguf_tensor *[]){ from->q, from->k, from->v }, 3, pool, err));
         TRY(fill(w->g, &to->attn_output, &from->attn_output, 1, pool, err));
+        if (t->shape.n_experts > 0) {
+            TRY(fill_experts(w->g, to, from, t->shape.n_experts, pool, err));
+            continue;
+        }
         TRY(fill(w->g, &to->gate_up, (const gguf_tensor *[]){ from->gate, from->up }, 2, pool, err));
         TRY(fill(w->g, &to->down, &from->down, 1, pool, err));
     }
@@ -188,6 +214,10 @@ static tmx_status tune_all(cuda_weights *w, const model_shape *m, int32_t n_rows
         cuda_layer *layer = &w->layers[l];
         TRY(gpu_weight_tune(w->g, &layer->qkv, n_rows, TMX_TYPE_BF16, false, scratch, err));
         TRY(gpu_weight_tune(w->g, &layer->attn_output, n_rows, TMX_TYPE_F32, is_added, scratch, err));
+        if (m->n_experts > 0) {    /* theirs are no library products */
+            TRY(gpu_weight_tune(w->g, &layer->router, n_rows, TMX_TYPE_F32, false, scratch, err));
+            continue;
+        }
         TRY(gpu_weight_tune(w->g, &layer->gate_up, n_rows, TMX_TYPE_BF16, false, scratch, err));
         TRY(gpu_weight_tune(w->g, &layer->down, n_rows, TMX_TYPE_F32, is_added, scratch, err));
     }
@@ -199,9 +229,10 @@ static tmx_status tune(cuda_weights *w, const model_shape *m, tmx_error *err)
 {
     const uint64_t n_q = (uint64_t)m->n_heads * (uint64_t)m->head_dim, n_kv = (uint64_t)m->n_kv_heads * (uint64_t)m->head_dim;
     const uint64_t n_embd = (uint64_t)m->n_embd, n_ff = (uint64_t)m->n_ff;
-    const uint64_t row_bytes[] = { 2 * n_embd + 2 * (n_q + 2 * n_kv), 2 * n_q + 4 * n_embd, 2 * n_embd + 4 * n_ff, 2 * n_ff + 4 * n_embd };
+    const uint64_t row_bytes[] = { 2 * n_embd + 2 * (n_q + 2 * n_kv), 2 * n_q + 4 * n_embd, 2 * n_embd + 4 * n_ff, 2 * n_ff + 4 * n_embd,
+                                   2 * n_embd + 4 * (uint64_t)m->n_experts };
     uint64_t widest = 0;
-    for (int i = 0; i < 4; i++) widest = row_bytes[i] > widest ? row_bytes[i] : widest;
+    for (int i = 0; i < 5; i++) widest = row_bytes[i] > widest ? row_bytes[i] : widest;
     void *scratch = NULL;
     tmx_status status = TMX_E_MEMORY;
     int32_t n_rows = 2 * TUNE_ROWS;

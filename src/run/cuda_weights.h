@@ -7,9 +7,11 @@
 #include "model/model.h"
 #include "ops/cuda/ops_cuda.h"
 
-/* Shapes as in model_layer; every layer has all of them, since single rows run on them too. */
+/* Shapes as in model_layer; every layer has all of them, since single rows run on them too.  With experts, gate_up and down hold
+ * all of theirs, one expert after the other. */
 typedef struct cuda_layer {
     gpu_weight qkv, attn_output, gate_up, down;
+    gpu_weight router;             /* [n_experts][n_embd]; no data where there are none */
     const float *attn_norm, *ffn_norm;             /* device, as the next; [n_embd] */
     const float *attn_branch_norm, *ffn_branch_norm, *q_norm, *k_norm, *bias;      /* as in model_layer, or NULL */
 } cuda_layer;

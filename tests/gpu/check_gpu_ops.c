@@ -678,6 +678,175 @@ static void check_random(void)
     device_free(&data);
 }
 
+/* ---------------------------------------------------------------- experts */
+
+/* Scores of a few values, so that many are equal; the choice in f64 by the definition. */
+static void check_choose(int32_t n_rows, int32_t n_experts, int32_t n_used)
+{
+    const size_t n = (size_t)n_rows * (size_t)n_used;
+    values scores = random_values((size_t)n_rows * (size_t)n_experts, TMX_TYPE_F32, 2.0f);
+    for (size_t i = 0; i < scores.n; i++) {
+        if (i / (size_t)n_experts % 2 == 0) scores.x[i] = floorf(scores.x[i]);
+    }
+    device_free(&scores.device);
+    values_upload(&scores);
+    device_buffer out = device_alloc(n * sizeof(gpu_choice));
+    gpu_choose_experts(g, scores.device.data, n_rows, n_experts, n_used, out.data);
+    gpu_choice *got = download(&out);
+    distance d = { 0 };
+    bool is_right = true;
+    for (int32_t r = 0; r < n_rows; r++) {
+        const float *s = scores.x + (size_t)r * (size_t)n_experts;
+        gpu_choice *chosen = got + (size_t)r * (size_t)n_used;
+        double sum = 0;
+        int32_t n_found = 0;
+        for (int32_t e = 0; e < n_experts; e++) {
+            int32_t n_better = 0;
+            for (int32_t o = 0; o < n_experts; o++) n_better += s[o] > s[e] || (s[o] == s[e] && o < e);
+            if (n_better >= n_used) continue;
+            is_right &= chosen[n_found++].expert == e;
+            sum += exp((double)s[e]);
+        }
+        for (int32_t i = 0; is_right && i < n_used; i++) measure(&d, chosen[i].weight, exp((double)s[chosen[i].expert]) / sum);
+    }
+    report(is_right, "choose", "other experts", n_rows, n_experts, n_used);
+    report(is_close(&d, EXACT_F32), "choose", "weights differ", n_rows, n_experts, n_used);
+    free(got);
+    device_free(&out);
+    values_free(&scores);
+}
+
+typedef struct expert_case { int32_t n_rows, n_experts, n_used, n_out, n_in; } expert_case;
+
+static gpu_groups groups_make(const expert_case *c, device_buffer *memory)
+{
+    const size_t n_places = (size_t)gpu_group_places(c->n_rows, c->n_experts, c->n_used);
+    *memory = device_alloc((2 * (size_t)c->n_experts + 1 + n_places + (size_t)c->n_rows * (size_t)c->n_used) * sizeof(int32_t));
+    gpu_groups groups = { .n_rows = c->n_rows, .n_experts = c->n_experts, .n_used = c->n_used, .begin = memory->data };
+    groups.next = groups.begin + c->n_experts + 1;
+    groups.rows = groups.next + c->n_experts;
+    groups.places = groups.rows + n_places;
+    return groups;
+}
+
+/* Every choice has a place of its own, in a tile of its expert; the other places have none. */
+static void check_places_of(const expert_case *c, const gpu_groups *groups, const device_buffer *memory, const gpu_choice *chosen)
+{
+    int32_t *all = download(memory), n_taken = 0;
+    const int32_t *begin = all, *rows = all + (groups->rows - groups->begin), *places = all + (groups->places - groups->begin);
+    bool is_right = begin[0] == 0 && begin[c->n_experts] <= gpu_group_places(c->n_rows, c->n_experts, c->n_used);
+    for (int32_t e = 0; e < c->n_experts; e++) is_right &= begin[e] % GPU_GROUP_ROWS == 0 && begin[e] <= begin[e + 1];
+    for (int32_t i = 0; is_right && i < c->n_rows * c->n_used; i++) {
+        const int32_t e = chosen[i].expert, p = places[i];
+        is_right &= p >= begin[e] && p < begin[e + 1] && rows[p] == i / c->n_used;
+    }
+    for (int64_t p = 0; p < gpu_group_places(c->n_rows, c->n_experts, c->n_used); p++) n_taken += rows[p] >= 0;
+    report(is_right && n_taken == c->n_rows * c->n_used, "group", "places", c->n_rows, c->n_experts, c->n_used);
+    free(all);
+}
+
+/* The sum of a row's experts in f64, and the kernels' by way of places and, for the last row, without them. */
+static void check_experts(const expert_case *c, tmx_type type)
+{
+    const size_t n_in = (size_t)c->n_in, n_out = (size_t)c->n_out, n = (size_t)c->n_rows * (size_t)c->n_used, last = (size_t)c->n_rows - 1;
+    const size_t n_places = (size_t)gpu_group_places(c->n_rows, c->n_experts, c->n_used);
+    values w = random_values((size_t)c->n_experts * n_out * n_in, TMX_TYPE_BF16, 1.0f);
+    values x = random_values((size_t)c->n_rows * n_in, TMX_TYPE_BF16, 1.0f), sums = random_values((size_t)c->n_rows * n_out, TMX_TYPE_F32, 1.0f);
+    values scores = random_values((size_t)c->n_rows * (size_t)c->n_experts, TMX_TYPE_F32, 1.0f);
+    for (size_t r = 0; r < (size_t)c->n_rows; r++) scores.x[r * (size_t)c->n_experts] += 1.0f;     /* a favourite: several tiles */
+    device_free(&scores.device);
+    values_upload(&scores);
+    const gpu_weight weight = { .data = w.device.data, .n_out = c->n_experts * c->n_out, .n_in = c->n_in };
+    device_buffer memory, chosen = device_alloc(n * sizeof(gpu_choice)), y = device_alloc(n_places * n_out * type_bytes(type));
+    device_buffer own = device_alloc(n_places * n_in * 2), again = device_alloc(n_places * n_out * type_bytes(type));
+    const gpu_groups groups = groups_make(c, &memory);
+    gpu_choose_experts(g, scores.device.data, c->n_rows, c->n_experts, c->n_used, chosen.data);
+    gpu_group_rows(g, chosen.data, &groups);
+    gpu_choice *choice = download(&chosen);
+    check_places_of(c, &groups, &memory, choice);
+    gpu_grouped_product(g, &weight, &groups, x.device.data, true, y.data, type);
+    int32_t *ints = download(&memory), *places = ints + (groups.places - groups.begin);
+    void *got = download(&y);
+    distance d = { 0 };
+    for (int32_t k = 0; k < 3000; k++) {
+        const size_t i = k < 1000 ? n - 1 - (size_t)k % n : (size_t)random_in(0, (int32_t)n), o = (size_t)random_in(0, c->n_out);
+        const double expected = dot(x.x + i / (size_t)c->n_used * n_in, w.x + ((size_t)choice[i].expert * n_out + o) * n_in, c->n_in);
+        measure(&d, get(got, type, (size_t)places[i] * n_out + o), expected);
+    }
+    report(is_close(&d, type == TMX_TYPE_BF16 ? ROUNDED_BF16 : PRODUCT_F32), "grouped product", "differs", c->n_rows, c->n_out, c->n_in);
+
+    /* A place's own rows, copied there: the same bits. */
+    for (size_t i = 0; i < n; i++) {
+        CUDA_OK(cudaMemcpy((char *)own.data + 2 * (size_t)places[i] * n_in, (char *)x.device.data + 2 * (i / (size_t)c->n_used) * n_in,
+                           2 * n_in, cudaMemcpyDeviceToDevice));
+    }
+    CUDA_OK(cudaDeviceSynchronize());
+    gpu_grouped_product(g, &weight, &groups, own.data, false, again.data, type);
+    void *second = download(&again);
+    bool is_same = true;
+    for (size_t i = 0; i < n; i++) {
+        const size_t at = (size_t)places[i] * n_out * type_bytes(type);
+        is_same &= memcmp((char *)got + at, (char *)second + at, n_out * type_bytes(type)) == 0;
+    }
+    report(is_same, "grouped product", "ungathered: other bits", c->n_rows, c->n_out, c->n_in);
+
+    /* The last row alone: the same bits, at another place. */
+    const expert_case one = { 1, c->n_experts, c->n_used, c->n_out, c->n_in };
+    device_buffer few;
+    const gpu_groups alone = groups_make(&one, &few);
+    gpu_group_rows(g, (const gpu_choice *)chosen.data + last * (size_t)c->n_used, &alone);
+    gpu_grouped_product(g, &weight, &alone, (char *)x.device.data + 2 * last * n_in, true, again.data, type);
+    int32_t *few_ints = download(&few), *few_places = few_ints + (alone.places - alone.begin);
+    void *third = download(&again);
+    is_same = true;
+    for (size_t i = 0; i < (size_t)c->n_used; i++) {
+        const size_t a = (size_t)few_places[i] * n_out, b = (size_t)places[last * (size_t)c->n_used + i] * n_out;
+        is_same &= memcmp((char *)third + a * type_bytes(type), (char *)got + b * type_bytes(type), n_out * type_bytes(type)) == 0;
+    }
+    report(is_same, "grouped product", "a row alone has other bits", c->n_rows, c->n_out, c->n_in);
+
+    if (type == TMX_TYPE_F32) {
+        device_buffer x_sum = device_copy(sums.x, sums.n * sizeof(float));
+        gpu_add_experts(g, chosen.data, groups.places, c->n_rows, c->n_used, y.data, c->n_out, x_sum.data);
+        float *total = download(&x_sum);
+        distance d_sum = { 0 };
+        for (int32_t k = 0; k < 500; k++) {
+            const size_t r = k < 100 ? last : (size_t)random_in(0, c->n_rows), o = (size_t)random_in(0, c->n_out);
+            double expected = (double)sums.x[r * n_out + o];
+            for (size_t i = r * (size_t)c->n_used; i < (r + 1) * (size_t)c->n_used; i++) {
+                expected += (double)choice[i].weight
+                          * dot(x.x + r * n_in, w.x + ((size_t)choice[i].expert * n_out + o) * n_in, c->n_in);
+            }
+            measure(&d_sum, total[r * n_out + o], expected);
+        }
+        report(is_close(&d_sum, PRODUCT_F32), "add experts", "differs", c->n_rows, c->n_out, c->n_used);
+        free(total);
+        device_free(&x_sum);
+    }
+
+    /* Few rows: as gpu_row_product with each chosen expert's weight. */
+    values row = random_values((size_t)c->n_used * n_in, TMX_TYPE_F32, 1.0f);
+    device_buffer rows_y = device_alloc((size_t)c->n_used * n_out * 4), one_y = device_alloc(n_out * 4);
+    is_same = true;
+    for (int is_shared = 0; is_shared < 2; is_shared++) {
+        gpu_chosen_product(g, &weight, c->n_experts, chosen.data, c->n_used, row.device.data, is_shared ? 0 : n_in, rows_y.data);
+        float *all = download(&rows_y);
+        for (size_t i = 0; i < (size_t)c->n_used; i++) {
+            const gpu_weight own_weight = { .data = (char *)w.device.data + 2 * (size_t)choice[i].expert * n_out * n_in, .n_out = c->n_out, .n_in = c->n_in };
+            gpu_row_product(g, &own_weight, (const float *)row.device.data + (is_shared ? 0 : i * n_in), 1, one_y.data, false);
+            float *alone_y = download(&one_y);
+            is_same &= memcmp(alone_y, all + i * n_out, n_out * 4) == 0;
+            free(alone_y);
+        }
+        free(all);
+    }
+    report(is_same, "chosen product", "other bits than the row product", c->n_experts, c->n_out, c->n_in);
+    free(choice), free(ints), free(got), free(second), free(few_ints), free(third);
+    device_free(&memory), device_free(&chosen), device_free(&y), device_free(&own), device_free(&again), device_free(&few), device_free(&rows_y),
+        device_free(&one_y);
+    values_free(&w), values_free(&x), values_free(&sums), values_free(&scores), values_free(&row);
+}
+
 /* ---------------------------------------------------------------- decoding */
 
 typedef struct cache { int32_t n_ctx; tmx_bf16 *k, *v; device_buffer d_k, d_v; } cache;
@@ -897,6 +1066,20 @@ static void check_row_products(void)
     }
 }
 
+static void check_all_experts(void)
+{
+    static const int32_t choices[][3] = { { 1, 1, 1 }, { 7, 5, 5 }, { 9, 31, 3 }, { 9, 32, 32 }, { 33, 33, 2 }, { 100, 128, 8 }, { 3, 1024, 40 } };
+    static const expert_case cases[] = {
+        { 1, 1, 1, 8, 8 }, { 3, 4, 2, 40, 24 }, { 130, 6, 2, 48, 104 }, { 300, 8, 3, 256, 64 }, { 200, 128, 8, 136, 200 }, { 700, 5, 5, 128, 32 },
+    };
+    for (int32_t i = 0; i < COUNT(choices); i++) check_choose(choices[i][0], choices[i][1], choices[i][2]);
+    for (int32_t i = 0; i < COUNT(cases) - 2 * is_small; i++) {
+        for (int t = 0; t < 2; t++) check_experts(&cases[i], both_types[t]);
+    }
+    if (!is_small) check_experts(&(expert_case){ 1557, 128, 8, 1536, 2048 }, TMX_TYPE_BF16);
+    if (!is_small) check_experts(&(expert_case){ 1557, 128, 8, 2048, 768 }, TMX_TYPE_F32);
+}
+
 static void check_decodes(void)
 {
     static const geometry geometries[] = {
@@ -952,6 +1135,7 @@ int main(int argc, char **argv)
     check_rows();
     check_places();
     check_row_products();
+    check_all_experts();
     check_decodes();
     if (!is_small) check_fill();
     check_random();

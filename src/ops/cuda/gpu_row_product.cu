@@ -64,11 +64,23 @@ DEVICE void finish(float (&sums)[N_OUTS * N_ROWS], int32_t n_rows, int32_t n_out
     *at = is_added ? *at + total : total;
 }
 
+/* Which of the weights stacked in w, and its x and y, for a grid of choices; chosen NULL: there is one. */
+struct chosen_rows {
+    const gpu_choice *chosen;
+    size_t x_stride;
+};
+
 /* N_ROWS: n_rows rounded up; rows that are not there repeat the last.  n_in % 4 == 0. */
 template <int N_OUTS, int N_ROWS>
 __global__ void __launch_bounds__(PRODUCT_THREADS, N_ROWS <= 2 ? 8 : N_ROWS <= 4 ? 4 : 3)
-row_product_kernel(const tmx_bf16 *w, const float *x, int32_t n_rows, int32_t n_out, int32_t n_in, float *y, bool is_added)
+row_product_kernel(const tmx_bf16 *w, const float *x, int32_t n_rows, int32_t n_out, int32_t n_in, float *y, bool is_added,
+                   chosen_rows of)
 {
+    if (of.chosen != NULL) {
+        w += (size_t)of.chosen[blockIdx.y].expert * n_out * n_in;
+        x += blockIdx.y * of.x_stride;
+        y += (size_t)blockIdx.y * n_out;
+    }
     constexpr int N_STEPS = 8 / N_OUTS;                    /* chunks at once */
     float sums[N_OUTS * N_ROWS];
     const tmx_bf16 *w_rows[N_OUTS];
@@ -127,7 +139,7 @@ template <int N_OUTS, int N_ROWS>
 static void row_product(const gpu *g, const gpu_weight *weight, const float *x, int32_t n_rows, float *y, bool is_added)
 {
     row_product_kernel<N_OUTS, N_ROWS><<<divide_up(weight->n_out, N_OUTS), PRODUCT_THREADS, 0, g->stream>>>(
-        (const tmx_bf16 *)weight->data, x, n_rows, weight->n_out, weight->n_in, y, is_added);
+        (const tmx_bf16 *)weight->data, x, n_rows, weight->n_out, weight->n_in, y, is_added, chosen_rows{ NULL, 0 });
 }
 
 extern "C" void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n_rows, float *y, bool is_added)
@@ -149,6 +161,17 @@ extern "C" void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x
         row_product<8, 8>(g, weight, x, n_rows, y, is_added);
     }
     gpu_keep_launch(g, "row product");
+}
+
+extern "C" void gpu_chosen_product(gpu *g, const gpu_weight *weight, int32_t n_experts, const gpu_choice *chosen, int32_t n_used,
+                                   const float *x, size_t x_stride, float *y)
+{
+    if (n_used <= 0 || !gpu_is_ready(g)) return;
+    constexpr int N_OUTS = 4;
+    const int32_t n_out = weight->n_out / n_experts;
+    row_product_kernel<N_OUTS, 1><<<dim3(divide_up(n_out, N_OUTS), n_used), PRODUCT_THREADS, 0, g->stream>>>(
+        (const tmx_bf16 *)weight->data, x, 1, n_out, weight->n_in, y, false, chosen_rows{ chosen, x_stride });
+    gpu_keep_launch(g, "chosen product");
 }
 
 /* ---------------------------------------------------------------- arg-max */

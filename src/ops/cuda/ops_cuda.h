@@ -121,6 +121,44 @@ typedef struct gpu_place {
  * normed, q turned into q [n_rows][n_heads][head_dim] bf16, k turned and v into the cache. */
 void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type qkv_type, void *q);
 
+/* ---------------------------------------------------------------- experts */
+
+/* Widths (n_embd, n_ff) are multiples of 8, addresses of 16 bytes, n_used <= n_experts <= 1024. */
+typedef struct gpu_choice { int32_t expert; float weight; } gpu_choice;
+
+/* chosen [n_rows][n_used]: of each row's scores [n_experts] the n_used largest, the lower index where two are equal, in ascending
+ * order of the index; weights are the softmax over them. */
+void gpu_choose_experts(gpu *g, const float *scores, int32_t n_rows, int32_t n_experts, int32_t n_used, gpu_choice *chosen);
+
+/* A chunk's choices dealt to places, those of an expert side by side from a multiple of GPU_GROUP_ROWS on.  Device memory. */
+enum { GPU_GROUP_ROWS = 128 };
+typedef struct gpu_groups {
+    int32_t n_rows, n_experts, n_used;
+    int32_t *begin, *next;         /* [n_experts + 1], the first place of an expert; [n_experts], for dealing */
+    int32_t *rows;                 /* [gpu_group_places]: the row at a place; -1: none */
+    int32_t *places;               /* [n_rows][n_used]: of a row's choices */
+} gpu_groups;
+
+/* The most places there can be: every choice its own, and each expert that has any may leave a tile almost empty. */
+static inline int64_t gpu_group_places(int32_t n_rows, int32_t n_experts, int32_t n_used)
+{
+    const int64_t n = (int64_t)n_rows * n_used, n_groups = n < n_experts ? n : n_experts;
+    return ((n - n_groups) / GPU_GROUP_ROWS + n_groups) * GPU_GROUP_ROWS;
+}
+
+void gpu_group_rows(gpu *g, const gpu_choice *chosen, const gpu_groups *groups);
+/* For every place that holds a row: y[place][o] = sum over i of x[r][i] * w[e][o][i], e its expert, r its row (is_gathered) or the place
+ * itself.  weight: the experts' one after the other, [n_experts * n_out][n_in]; x bf16, y bf16 or f32, rows without gaps. */
+void gpu_grouped_product(gpu *g, const gpu_weight *weight, const gpu_groups *groups, const void *x, bool is_gathered, void *y,
+                         tmx_type y_type);
+/* gpu_row_product with the experts that one row chose: y[i] = w[chosen[i].expert] x[i], of n_experts one after the other in weight.
+ * x f32, rows x_stride elements apart (0: one for all); y f32 [n_used][n_out]. */
+void gpu_chosen_product(gpu *g, const gpu_weight *weight, int32_t n_experts, const gpu_choice *chosen, int32_t n_used, const float *x,
+                        size_t x_stride, float *y);
+/* x[r] += sum over a row's choices, in their order, of weight * y[place]; places NULL: the choices lie one after the other in y. */
+void gpu_add_experts(gpu *g, const gpu_choice *chosen, const int32_t *places, int32_t n_rows, int32_t n_used, const float *y,
+                     int32_t n_embd, float *x);
+
 /* ---------------------------------------------------------------- decoding */
 
 /* Attention of one new row for each of n_rows sequences over positions 0..positions[r], dense, or over the last n_window of them:

@@ -155,6 +155,31 @@ void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type q
     (void)g, (void)place, (void)qkv, (void)qkv_type, (void)q;
 }
 
+void gpu_choose_experts(gpu *g, const float *scores, int32_t n_rows, int32_t n_experts, int32_t n_used, gpu_choice *chosen)
+{
+    (void)g, (void)scores, (void)n_rows, (void)n_experts, (void)n_used, (void)chosen;
+}
+
+void gpu_group_rows(gpu *g, const gpu_choice *chosen, const gpu_groups *groups) { (void)g, (void)chosen, (void)groups; }
+
+void gpu_grouped_product(gpu *g, const gpu_weight *weight, const gpu_groups *groups, const void *x, bool is_gathered, void *y,
+                         tmx_type y_type)
+{
+    (void)g, (void)weight, (void)groups, (void)x, (void)is_gathered, (void)y, (void)y_type;
+}
+
+void gpu_chosen_product(gpu *g, const gpu_weight *weight, int32_t n_experts, const gpu_choice *chosen, int32_t n_used, const float *x,
+                        size_t x_stride, float *y)
+{
+    (void)g, (void)weight, (void)n_experts, (void)chosen, (void)n_used, (void)x, (void)x_stride, (void)y;
+}
+
+void gpu_add_experts(gpu *g, const gpu_choice *chosen, const int32_t *places, int32_t n_rows, int32_t n_used, const float *y,
+                     int32_t n_embd, float *x)
+{
+    (void)g, (void)chosen, (void)places, (void)n_rows, (void)n_used, (void)y, (void)n_embd, (void)x;
+}
+
 size_t gpu_decode_attention_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t n_ctx)
 {
     (void)n_rows, (void)n_heads, (void)n_kv_heads, (void)head_dim, (void)n_ctx;
