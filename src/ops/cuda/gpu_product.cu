@@ -3,6 +3,7 @@
  *   y[r][o] (+)= sum over i of x[r][i] w[o][i]        bf16 x bf16, sums in f32, y bf16 or f32
  *
  * The library counts columns first: with w as A [n_in x n_out] transposed and x as B [n_in x n_rows], D [n_out x n_rows] is y.
+ * Backward, y[r][i] = sum over o of x[r][o] w[o][i]: the same A as it lies, B [n_out x n_rows], D [n_in x n_rows].
  *
  * Bits.  Algorithms that split n_in are never taken: each sum then runs through its n_in products in one order.  What a row
  * becomes must not depend on the rows around it, so the choice is made once for a shape and serves every n_rows, and tuning
@@ -28,7 +29,7 @@ struct gpu_algo {
     gpu_algo *next;
     int32_t n_out, n_in, alignment;        /* alignment: bytes, of all rows; a power of 2, at most 16 */
     tmx_type y_type;
-    bool is_added, is_tuned;
+    bool is_back, is_added, is_tuned;
     cublasLtMatmulAlgo_t algo;
     int32_t n_candidates, n_agreeing, n_rows;      /* of the tuning */
     double ms, first_ms;
@@ -125,7 +126,7 @@ struct product {
     void *y;
     size_t y_stride;
     tmx_type y_type;
-    bool is_added;
+    bool is_back, is_added;
 };
 
 struct lt_product {
@@ -138,13 +139,14 @@ static size_t y_bytes(tmx_type y_type) { return y_type == TMX_TYPE_BF16 ? 2 : 4;
 static cublasStatus_t describe(const gpu_lt *lt, const product *p, lt_product *d)
 {
     const uint64_t n_in = (uint64_t)p->weight->n_in, n_out = (uint64_t)p->weight->n_out, n_rows = (uint64_t)p->n_rows;
-    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cublasOperation_t of_w = p->is_back ? CUBLAS_OP_N : CUBLAS_OP_T;
+    const uint64_t n_x = p->is_back ? n_out : n_in, n_y = p->is_back ? n_in : n_out;
     const cudaDataType_t y_type = p->y_type == TMX_TYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
     cublasStatus_t status = lt->init_product(&d->desc, sizeof d->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (status == 0) status = lt->set_product(&d->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
+    if (status == 0) status = lt->set_product(&d->desc, CUBLASLT_MATMUL_DESC_TRANSA, &of_w, sizeof of_w);
     if (status == 0) status = lt->init_layout(&d->w, sizeof d->w, CUDA_R_16BF, n_in, n_out, (int64_t)n_in);
-    if (status == 0) status = lt->init_layout(&d->x, sizeof d->x, CUDA_R_16BF, n_in, n_rows, (int64_t)p->x_stride);
-    if (status == 0) status = lt->init_layout(&d->y, sizeof d->y, y_type, n_out, n_rows, (int64_t)p->y_stride);
+    if (status == 0) status = lt->init_layout(&d->x, sizeof d->x, CUDA_R_16BF, n_x, n_rows, (int64_t)p->x_stride);
+    if (status == 0) status = lt->init_layout(&d->y, sizeof d->y, y_type, n_y, n_rows, (int64_t)p->y_stride);
     return status;
 }
 
@@ -233,7 +235,7 @@ static gpu_algo *find_choice(const gpu *g, const product *p, int32_t alignment)
 {
     for (gpu_algo *a = g->lt->algos; a != NULL; a = a->next) {
         if (a->n_out == p->weight->n_out && a->n_in == p->weight->n_in && a->y_type == p->y_type && a->is_added == p->is_added
-            && a->alignment == alignment) return a;
+            && a->is_back == p->is_back && a->alignment == alignment) return a;
     }
     return NULL;
 }
@@ -246,7 +248,7 @@ static gpu_algo *add_choice(gpu *g, const product *p, int32_t alignment)
         return NULL;
     }
     a->n_out = p->weight->n_out, a->n_in = p->weight->n_in, a->alignment = alignment;
-    a->y_type = p->y_type, a->is_added = p->is_added;
+    a->y_type = p->y_type, a->is_added = p->is_added, a->is_back = p->is_back;
     a->next = g->lt->algos;
     g->lt->algos = a;
     return a;
@@ -272,12 +274,23 @@ extern "C" void gpu_product(gpu *g, const gpu_weight *weight, const void *x, siz
     if (n_rows <= 0 || !gpu_is_ready(g)) return;
     product p;
     p.weight = weight, p.x = x, p.x_stride = x_stride, p.n_rows = n_rows;
-    p.y = y, p.y_stride = y_stride, p.y_type = y_type, p.is_added = is_added;
+    p.y = y, p.y_stride = y_stride, p.y_type = y_type, p.is_back = false, p.is_added = is_added;
     const int32_t alignment = alignment_of(&p);
     const gpu_algo *algo = weight->algo;
     if (algo == NULL || algo->y_type != y_type || algo->is_added != is_added || algo->alignment > alignment) {
         algo = choose_untuned(g, &p, alignment);
     }
+    if (algo != NULL) keep_status(g, enqueue(g, &p, &algo->algo), weight, n_rows);
+}
+
+extern "C" void gpu_product_back(gpu *g, const gpu_weight *weight, const void *x, size_t x_stride, int32_t n_rows, void *y,
+                                 size_t y_stride, tmx_type y_type)
+{
+    if (n_rows <= 0 || !gpu_is_ready(g)) return;
+    product p;
+    p.weight = weight, p.x = x, p.x_stride = x_stride, p.n_rows = n_rows;
+    p.y = y, p.y_stride = y_stride, p.y_type = y_type, p.is_back = true, p.is_added = false;
+    const gpu_algo *algo = choose_untuned(g, &p, alignment_of(&p));
     if (algo != NULL) keep_status(g, enqueue(g, &p, &algo->algo), weight, n_rows);
 }
 
@@ -385,7 +398,7 @@ extern "C" tmx_status gpu_weight_tune(gpu *g, gpu_weight *weight, int32_t n_rows
     if (n_rows >= 16) n_rows -= n_rows % 16;               /* keeps x behind y aligned, in halves too */
     tuning t;
     product *all = &t.all;
-    all->weight = weight, all->n_rows = n_rows, all->y_type = y_type, all->is_added = is_added;
+    all->weight = weight, all->n_rows = n_rows, all->y_type = y_type, all->is_back = false, all->is_added = is_added;
     all->y = scratch, all->y_stride = (size_t)weight->n_out;
     all->x = (char *)scratch + (size_t)n_rows * all->y_stride * y_bytes(y_type), all->x_stride = (size_t)weight->n_in;
     const int32_t alignment = alignment_of(all);

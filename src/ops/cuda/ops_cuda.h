@@ -88,6 +88,10 @@ void gpu_product(gpu *g, const gpu_weight *weight, const void *x, size_t x_strid
 /* The same for few rows (decoding, the LM head on a prompt's last row): limited by reading w.  x f32 [n_rows][n_in], y f32
  * [n_rows][n_out]; 1 <= n_rows <= 8.  Sums in f32. */
 void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n_rows, float *y, bool is_added);
+/* The way back: y[r][i] = sum over o of x[r][o] * w[o][i].  x bf16 [n_rows][n_out], y bf16 or f32 [n_rows][n_in], both with row
+ * strides.  The library's first proposal, never tuned. */
+void gpu_product_back(gpu *g, const gpu_weight *weight, const void *x, size_t x_stride, int32_t n_rows, void *y, size_t y_stride,
+                      tmx_type y_type);
 
 /* ---------------------------------------------------------------- rows */
 

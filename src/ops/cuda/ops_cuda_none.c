@@ -119,6 +119,12 @@ void gpu_product(gpu *g, const gpu_weight *weight, const void *x, size_t x_strid
     (void)g, (void)weight, (void)x, (void)x_stride, (void)n_rows, (void)y, (void)y_stride, (void)y_type, (void)is_added;
 }
 
+void gpu_product_back(gpu *g, const gpu_weight *weight, const void *x, size_t x_stride, int32_t n_rows, void *y, size_t y_stride,
+                      tmx_type y_type)
+{
+    (void)g, (void)weight, (void)x, (void)x_stride, (void)n_rows, (void)y, (void)y_stride, (void)y_type;
+}
+
 void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n_rows, float *y, bool is_added)
 {
     (void)g, (void)weight, (void)x, (void)n_rows, (void)y, (void)is_added;
