@@ -51,17 +51,31 @@ static void begin_bar(prober *p, const char *label, int32_t n_total)
     progress_begin(&p->progress, p->label);
 }
 
+/* Fewer families are probed on a GPU than run on it: where --device leaves the choice open, the CPU probes the others. */
+static int leave_gpu_if_needed(prober *p, model_opening *opening)
+{
+    tmx_error err;
+    tmx_probe *trial = NULL;
+    if (strcmp(opening->device, "auto") != 0 || strcmp(tmx_model_info_get(p->model)->device, "cpu") == 0) return 0;
+    const tmx_status status = tmx_probe_create(&trial, p->model, p->pool, &(tmx_probe_params){ .n_tokens = 1 }, &err);
+    tmx_probe_free(trial);
+    if (status != TMX_E_UNSUPPORTED) return 0;             /* other trouble is told when the real one is made */
+    if (!opening->is_quiet) print_warning(err.text);
+    tmx_model_close(p->model);
+    p->model = NULL;
+    opening->device = "cpu";
+    return open_chosen_model(&p->model, opening, p->pool);
+}
+
 static int open_model(prober *p)
 {
     const probe_options *o = p->options;
     tmx_error err;
-    const model_opening opening = { .path = o->model, .changes = &o->changes, .compute = o->compute, .isa = o->isa,
-                                    .device = NULL, .is_quiet = o->is_quiet };
-    if (strncmp(device_choose(o->device), "cuda", 4) == 0) {
-        return complain(EXIT_INPUT, "option --device: %s: the probe does not run on a GPU yet; --device cpu does", o->device);
-    }
+    model_opening opening = { .path = o->model, .changes = &o->changes, .compute = o->compute, .isa = o->isa,
+                                    .device = device_choose(o->device), .is_quiet = o->is_quiet };
     if (tmx_pool_create(&p->pool, o->n_threads, &err) != TMX_OK) return complain_error(&err);
-    const int code = open_chosen_model(&p->model, &opening, p->pool);
+    int code = open_chosen_model(&p->model, &opening, p->pool);
+    if (code == 0) code = leave_gpu_if_needed(p, &opening);
     if (code != 0) return code;
     p->layers = malloc((size_t)tmx_model_info_get(p->model)->n_layers * sizeof *p->layers);
     return p->layers != NULL ? 0 : complain(EXIT_RESOURCES, "out of memory for the sums of all layers");

@@ -300,7 +300,7 @@ static const option_spec probe_rows[] = {
       AT(n_last),
       .help = "rows of the last section; Middle is what is left" },
 
-    DEVICE_ROW(probe_options, "what computes: cpu, or auto, which is the CPU; the probe does not run on a GPU yet"),
+    MODEL_DEVICE_ROW(probe_options),
     MACHINE_ROWS(probe_options),
 
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(output),

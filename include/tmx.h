@@ -455,14 +455,15 @@ typedef struct tmx_probe_params {
     void *progress_ctx;
 } tmx_probe_params;
 
-/* What a probe will take: weight_bytes for the transposed weights, kv_bytes for what the forward pass keeps of every layer,
- * workspace_bytes for the rest.  The model's own weights are not in it. */
+/* What a probe will take of the memory of the model's device: weight_bytes for the transposed weights (0 on a GPU), kv_bytes for
+ * what the forward pass keeps of every layer, workspace_bytes for the rest.  The model's own weights are not in it. */
 TMX_API tmx_status tmx_probe_memory(const tmx_model_info *info, tmx_compute compute, tmx_isa isa,
                                     const tmx_probe_params *params, int32_t n_threads, tmx_memory *memory, tmx_error *err);
 
 typedef struct tmx_probe tmx_probe;
 
-/* Borrows model and pool until freed.  Takes all memory here.  TMX_E_ARG (bad params), TMX_E_MEMORY. */
+/* Borrows model and pool until freed.  Runs where the model was opened.  Takes all memory here.  TMX_E_ARG (bad params),
+ * TMX_E_MEMORY, TMX_E_UNSUPPORTED (models with experts; on a GPU all but plain llama layers), TMX_E_DEVICE. */
 TMX_API tmx_status tmx_probe_create(tmx_probe **probe, const tmx_model *model, tmx_pool *pool, const tmx_probe_params *params,
                                     tmx_error *err);
 TMX_API void tmx_probe_free(tmx_probe *probe);
@@ -473,7 +474,8 @@ typedef struct tmx_probe_result {
     bool is_correct;               /* top_token is the target */
 } tmx_probe_result;
 
-/* One prompt, forward and backward.  Products run in the model's compute mode, everything else in f32, section sums in f64.
+/* One prompt, forward and backward.  Products run in the model's compute mode, everything else in f32, section sums in f64.  On a
+ * GPU attention's products run in bf16 as well.
  *
  * tokens  [n_tokens], ids in [0, n_vocab);  target in [0, n_vocab)
  * layers  [n_layers], written: sums over sections.  May be NULL: the forward pass alone.
@@ -482,7 +484,8 @@ typedef struct tmx_probe_result {
  * TMX_OK, or  TMX_E_ARG        n_tokens < 1, an id out of range
  *             TMX_E_FULL       n_tokens beyond params.n_tokens
  *             TMX_E_CANCELLED  progress returned false
- *             TMX_E_NUMERIC    NaN or infinity in the logits or a sum;     outputs untouched in every case */
+ *             TMX_E_NUMERIC    NaN or infinity in the logits or a sum
+ *             TMX_E_DEVICE     a CUDA call failed: free the probe;         outputs untouched in every case */
 TMX_API tmx_status tmx_probe_run(tmx_probe *probe, const int32_t *tokens, int32_t n_tokens, int32_t target,
                                  tmx_probe_layer *layers, tmx_probe_result *result, tmx_error *err);
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # check-gpu.sh [BUILD]: everything that needs a GPU, in one go: the attention kernels against the f64 oracle on random shapes, the
-# operators of the room ops, both under compute-sanitizer (memcheck, racecheck) on small shapes, whole models, and the machine
-# code.  BUILD is build/release unless given; it is configured and built first if it is not there.  Ends with one line: N passed,
+# operators of the room ops, both and the probe under compute-sanitizer (memcheck, racecheck) on small shapes, whole models, the
+# probe, and the machine code.  BUILD is build/release unless given; it is configured and built first if it is not there.  Ends with one line: N passed,
 # N failed, N skipped.
 set -u
 cd "$(dirname "$0")/.."
@@ -25,7 +25,7 @@ tally() {
     n_passed=$((n_passed + p)) n_failed=$((n_failed + f)) n_skipped=$((n_skipped + ${s:-0}))
 }
 
-if [ ! -x "$build/check_gpu_families" ]; then
+if [ ! -x "$build/check_gpu_probe_128" ]; then
     cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DTMX_CUDA=ON && cmake --build "$build" || exit 3
 fi
 tally "$build/check_gpu" --cases 150
@@ -35,15 +35,19 @@ tally "$build/check_gpu_ops"
 demo=models/SmolLM2-135M-Instruct.Q4_1.gguf
 if [ -f "$demo" ]; then
     tally "$build/check_gpu_model_64" --model "$demo" --ids tests/vectors/prompt_smollm2_4096.txt
+    tally "$build/check_gpu_probe_64" --cases 30 --model "$demo" --ids tests/vectors/prompt_smollm2_4096.txt
 else
     tally "$build/check_gpu_model_64"
+    tally "$build/check_gpu_probe_64" --cases 30
 fi
 tally "$build/check_gpu_model_128"
 tally "$build/check_gpu_families"
+tally "$build/check_gpu_probe_128" --cases 30
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu" --small --cases 12
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_ops" --small
+        tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_probe_128" --cases 0
     done
 else
     echo "skipped: no compute-sanitizer on the PATH"

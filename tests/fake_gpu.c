@@ -1,6 +1,8 @@
 /* fake_gpu.c - ops_cuda.h on host memory, in plain loops: check_gpu_model linked with it runs run/backend_cuda.c where there is no
  * GPU, under sanitizers too.  Nothing is done before the host waits for it, so that memory which the host writes again too early
  * shows; what is allocated holds NaNs.  Roundings are those of the device operators: bf16 operands, f32 sums. */
+#include "fake_gpu.h"
+
 #include "base/num.h"
 #include "base/mem.h"
 #include "base/status.h"
@@ -13,8 +15,11 @@
 
 static const uint64_t MEMORY_BYTES = (uint64_t)80 << 30;
 
-typedef enum call_kind { CALL_COPY, CALL_EMBED, CALL_RMSNORM, CALL_ADD_NORMED, CALL_SWIGLU, CALL_GEGLU, CALL_PRODUCT, CALL_ROW_PRODUCT, CALL_PLACE, CALL_DECODE,
-                         CALL_CHOOSE, CALL_GROUP, CALL_GROUPED_PRODUCT, CALL_CHOSEN_PRODUCT, CALL_ADD_EXPERTS, CALL_ATTENTION, CALL_MARK } call_kind;
+typedef enum call_kind {
+    CALL_COPY, CALL_EMBED, CALL_RMSNORM, CALL_ADD_NORMED, CALL_SWIGLU, CALL_GEGLU, CALL_PRODUCT, CALL_PRODUCT_BACK, CALL_ROW_PRODUCT,
+    CALL_PLACE, CALL_DECODE, CALL_CHOOSE, CALL_GROUP, CALL_GROUPED_PRODUCT, CALL_CHOSEN_PRODUCT, CALL_ADD_EXPERTS, CALL_ATTENTION,
+    CALL_MARK, CALL_OTHER,
+} call_kind;
 
 typedef struct call {
     call_kind kind;
@@ -32,6 +37,8 @@ typedef struct call {
     const int32_t *places;
     tmx_gpu_attention_params attention;
     tmx_gpu_attention_seq seqs[8];
+    void (*run)(const void *args); /* of CALL_OTHER */
+    _Alignas(16) char args[FAKE_ARGS_BYTES];
 } call;
 
 struct gpu_graph { call *calls; size_t n; };
@@ -60,6 +67,14 @@ static void enqueue(gpu *g, const call *c)
     }
     g->calls = more(g->calls, g->n, sizeof *c);
     g->calls[g->n++] = *c;
+}
+
+void fake_gpu_enqueue(gpu *g, void (*run)(const void *args), const void *args, size_t n_bytes)
+{
+    call c = { .kind = CALL_OTHER, .run = run };
+    if (n_bytes > sizeof c.args) abort();
+    memcpy(c.args, args, n_bytes);
+    enqueue(g, &c);
 }
 
 /* ---------------------------------------------------------------- what the calls do */
@@ -102,6 +117,28 @@ static void do_add_normed(const call *c)
         for (size_t i = 0; i < n; i++) ((float *)c->to)[r * n + i] += normed[i];
     }
     mem_free(normed);
+}
+
+/* y[r][i] = sum over o of x[r][o] w[o][i], o in order. */
+static void do_product_back(const call *c)
+{
+    const size_t n_in = (size_t)c->n_in;
+    float *y = mem_alloc(n_in, sizeof *y);
+    if (y == NULL) abort();
+    for (int32_t r = 0; r < c->n_rows; r++) {
+        memset(y, 0, n_in * sizeof *y);
+        for (int32_t o = 0; o < c->n_out; o++) {
+            const tmx_bf16 *w = (const tmx_bf16 *)c->other + (size_t)o * n_in;
+            const float x = get(c->from, (size_t)r * c->x_stride + (size_t)o, TMX_TYPE_BF16);
+            for (size_t i = 0; i < n_in; i++) y[i] += x * bf16_to_f32(w[i]);
+        }
+        for (size_t i = 0; i < n_in; i++) {
+            const size_t at = (size_t)r * c->y_stride + i;
+            if (c->type == TMX_TYPE_BF16) ((tmx_bf16 *)c->to)[at] = bf16_from_f32(y[i]);
+            else ((float *)c->to)[at] = y[i];
+        }
+    }
+    mem_free(y);
 }
 
 static float gated(call_kind kind, float g)
@@ -152,7 +189,7 @@ static void attend(const tmx_gpu_attention_params *a, const tmx_gpu_attention_se
     const size_t n = (size_t)seq->n_q * a->out_pos_stride;
     tmx_bf16 *out = mem_alloc(n, sizeof *out);
     if (out == NULL) abort();
-    const tmx_attention_seq one = { .q = seq->q, .k = seq->k, .v = seq->v, .out = out, .q_begin = seq->q_begin, .n_q = seq->n_q,
+    const tmx_attention_seq one = { .q = seq->q, .k = seq->k, .v = seq->v, .out = out, .lse = seq->lse, .q_begin = seq->q_begin, .n_q = seq->n_q,
                                     .n_prompt = seq->n_prompt };
     const tmx_attention_params params = {
         .q_type = TMX_TYPE_BF16, .kv_type = TMX_TYPE_BF16, .n_heads = a->n_heads, .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim,
@@ -285,6 +322,7 @@ static void execute(const call *c)
     case CALL_ADD_NORMED: do_add_normed(c); break;
     case CALL_SWIGLU: case CALL_GEGLU: do_gate(c); break;
     case CALL_PRODUCT: case CALL_ROW_PRODUCT: do_product(c); break;
+    case CALL_PRODUCT_BACK: do_product_back(c); break;
     case CALL_PLACE: do_place(c); break;
     case CALL_DECODE: do_decode(c); break;
     case CALL_CHOOSE: do_choose(c); break;
@@ -296,6 +334,7 @@ static void execute(const call *c)
         for (int32_t i = 0; i < c->attention.n_seqs; i++) attend(&c->attention, &c->seqs[i]);
         break;
     case CALL_MARK: break;
+    case CALL_OTHER: c->run(c->args); break;
     }
 }
 
@@ -454,6 +493,13 @@ void gpu_row_product(gpu *g, const gpu_weight *weight, const float *x, int32_t n
     enqueue(g, &(call){ .kind = CALL_ROW_PRODUCT, .from = x, .other = weight->data, .to = y, .x_stride = (size_t)weight->n_in,
                         .y_stride = (size_t)weight->n_out, .n_rows = n_rows, .n_in = weight->n_in, .n_out = weight->n_out,
                         .type = TMX_TYPE_F32, .is_added = is_added });
+}
+
+void gpu_product_back(gpu *g, const gpu_weight *weight, const void *x, size_t x_stride, int32_t n_rows, void *y, size_t y_stride,
+                      tmx_type y_type)
+{
+    enqueue(g, &(call){ .kind = CALL_PRODUCT_BACK, .from = x, .other = weight->data, .to = y, .x_stride = x_stride, .y_stride = y_stride,
+                        .n_rows = n_rows, .n_in = weight->n_in, .n_out = weight->n_out, .type = y_type });
 }
 
 void gpu_embed(gpu *g, const void *table, const int32_t *tokens, int32_t n_rows, int32_t n_embd, float scale, float *x)

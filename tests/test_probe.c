@@ -52,11 +52,6 @@ static void run(const machine *m, const int32_t *tokens, int32_t n, int32_t targ
     if (tmx_probe_run(m->probe, tokens, n, target, layers, result, &err) != TMX_OK) fail_msg("%s", err.text);
 }
 
-static const tmx_probe_sums *section_of(const tmx_probe_layer *layer, int section)
-{
-    return section == 0 ? &layer->streaming : section == 1 ? &layer->last : &layer->middle;
-}
-
 /* ---------------------------------------------------------------- the twin */
 
 static double logit_with(const tiny_model *m, tiny_pass *pass, const int32_t *tokens, const tiny_theta *theta)
@@ -104,25 +99,6 @@ static void the_twin_agrees_with_finite_differences_of_every_pair(void **state)
 /* Of a section's sum of head_abs, da_abs or attention.  Measured: f32 below 3e-6, bf16 below 4e-2 (a model of random weights is far from linear). */
 static double limit_of(tmx_compute compute) { return compute == TMX_COMPUTE_F32 ? 2e-5 : 0.05; }
 
-static double worst_of_layers(const tmx_probe_layer *layers, const tiny_pass *pass)
-{
-    double worst = 0;
-    for (int l = 0; l < TINY_LAYERS; l++) {
-        for (int section = 0; section < 3; section++) {
-            double expected[5];
-            const tmx_probe_sums *s = section_of(&layers[l], section);
-            const double found[] = { s->theta_abs, s->theta_signed, s->head_abs, s->da_abs, s->attention };
-            tiny_section_sums(pass, &small_triangle, l, section, expected);
-            for (int i = 0; i < 5; i++) {
-                const double size = expected[i <= 2 ? 2 : i];
-                if (size == 0) assert_true(found[i] == 0);
-                else if (!(fabs(found[i] - expected[i]) / size <= worst)) worst = fabs(found[i] - expected[i]) / size;
-            }
-        }
-    }
-    return worst;
-}
-
 static void sums_match_the_twin(void **state)
 {
     (void)state;
@@ -141,7 +117,7 @@ static void sums_match_the_twin(void **state)
                 run(&m, tokens, lengths[i], TARGET, layers, NULL);
                 tiny_forward_keep(&m.tiny, &pass, tokens, NULL);
                 tiny_backward(&m.tiny, &pass, TARGET);
-                worst = fmax(worst, worst_of_layers(layers, &pass));
+                worst = fmax(worst, tiny_worst_of_layers(layers, &pass, &small_triangle));
                 tiny_pass_free(&pass);
             }
             print_message("%-10s %s: worst difference %.2e\n", tmx_isa_name((tmx_isa)isa),
@@ -208,7 +184,7 @@ static void sums_match_finite_differences_of_sections(void **state)
         run(&m, tokens, N_PROMPT, TARGET, layers, NULL);
         for (int32_t l = 0; l < TINY_LAYERS; l++) {
             for (int section = 0; section < 3; section++) {
-                const tmx_probe_sums *s = section_of(&layers[l], section);
+                const tmx_probe_sums *s = tiny_section_of(&layers[l], section);
                 const double up = logit_with_section(&m, tokens, l, section, e), down = logit_with_section(&m, tokens, l, section, -e);
                 const double difference = (up - down) / (2 * (double)e);
                 print_message("  layer %d %-9s signed sum %10.6f, finite difference %10.6f\n", l, section_names[section],
@@ -254,7 +230,7 @@ static void sums_over_all_sections_are_identities(void **state)
     for (int l = 0; l < TINY_LAYERS; l++) {
         double theta = 0, size = 0, attention = 0, dots = 0;
         for (int section = 0; section < 3; section++) {
-            const tmx_probe_sums *s = section_of(&layers[l], section);
+            const tmx_probe_sums *s = tiny_section_of(&layers[l], section);
             theta += s->theta_signed;
             size += s->head_abs;
             attention += s->attention;

@@ -227,4 +227,30 @@ static inline void tiny_section_sums(const tiny_pass *p, const tmx_pattern *tria
     }
 }
 
+static inline const tmx_probe_sums *tiny_section_of(const tmx_probe_layer *layer, int section)
+{
+    return section == 0 ? &layer->streaming : section == 1 ? &layer->last : &layer->middle;
+}
+
+/* The largest difference of a probe's sums from the twin's, relative to the sum of sizes of what was added up; infinite where
+ * there was nothing to add. */
+static inline double tiny_worst_of_layers(const tmx_probe_layer *layers, const tiny_pass *pass, const tmx_pattern *triangle)
+{
+    double worst = 0;
+    for (int l = 0; l < TINY_LAYERS; l++) {
+        for (int section = 0; section < 3; section++) {
+            double expected[5];
+            const tmx_probe_sums *s = tiny_section_of(&layers[l], section);
+            const double found[] = { s->theta_abs, s->theta_signed, s->head_abs, s->da_abs, s->attention };
+            tiny_section_sums(pass, triangle, l, section, expected);
+            for (int i = 0; i < 5; i++) {
+                const double size = expected[i <= 2 ? 2 : i], error = fabs(found[i] - expected[i]);
+                const double relative = error == 0 ? 0 : error / size;
+                if (!(relative <= worst)) worst = relative;
+            }
+        }
+    }
+    return worst;
+}
+
 #endif

@@ -57,22 +57,57 @@ typedef struct probe_buffers {     /* C = PROBE_CHUNK rows, or N if that is less
     void *scratch;
 } probe_buffers;
 
+typedef struct probe_backend probe_backend;
+
 struct tmx_probe {
     const tmx_model *model;
     tmx_pool *pool;
-    const row_ops *rows;
+    const probe_backend *backend;
     const rope_table *rope;        /* of layers without a window */
     tmx_probe_params params;       /* defaults filled in */
-    tmx_type act_type;
     tmx_pattern sections;          /* triangle */
+    tmx_probe_layer *found;        /* [n_layers]: results, handed out when all of them are there */
+    int32_t n_tokens;              /* of the prompt at work */
+    const float *logits;           /* [n_vocab], the backend's */
+    struct probe_device *device;   /* probe_cuda.c */
+    int32_t n_chunk;               /* device: rows of a step; tests lower it */
+                                   /* the rest is the CPU's */
+
+    const row_ops *rows;
+    tmx_type act_type;
     probe_tape *tape;              /* [n_layers] */
     probe_weights *weights;        /* [n_layers] */
     matmul_weight *last_q;         /* last layer: [n_q][n_embd], for the attention sums of all rows */
     probe_buffers b;
     void *memory;                  /* the block behind what tape and b point to */
-    tmx_probe_layer *found;        /* [n_layers]: results, handed out when all of them are there */
-    int32_t n_tokens;              /* of the prompt at work */
+    const int32_t *tokens;         /* of the prompt at work */
+    int32_t target;
 };
+
+/* What memory depends on; compute and isa are resolved. */
+typedef struct probe_case {
+    const tmx_model_info *info;
+    const tmx_probe_params *params;
+    tmx_compute compute;
+    tmx_isa isa;
+    int32_t n_threads;
+} probe_case;
+
+/* A kind of memory in which the passes run.  Passes never fail and may return before they are done (a device's queue). */
+struct probe_backend {
+    tmx_status (*plan_memory)(const probe_case *at, tmx_memory *memory, tmx_error *err);
+    /* For p->params; free takes what a failed create leaves. */
+    tmx_status (*create)(tmx_probe *p, tmx_error *err);
+    void (*free)(tmx_probe *p);
+    /* A prompt of p->n_tokens, borrowed until the last pass.  Then forward layer by layer, then, if asked for, backward. */
+    tmx_status (*begin)(tmx_probe *p, const int32_t *tokens, int32_t target, tmx_error *err);
+    void (*forward)(tmx_probe *p, int32_t layer);
+    void (*backward)(tmx_probe *p, int32_t layer);
+    tmx_status (*catch_up)(tmx_probe *p, tmx_error *err);      /* after every pass: at most one layer is ahead of the host */
+    tmx_status (*read_logits)(tmx_probe *p, tmx_error *err);   /* -> p->logits */
+    tmx_status (*read_sums)(tmx_probe *p, tmx_error *err);     /* -> p->found */
+};
+extern const probe_backend probe_cpu, probe_cuda;
 
 /* Rows [begin, begin + n). */
 typedef struct probe_span { int32_t begin, n; } probe_span;

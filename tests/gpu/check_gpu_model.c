@@ -201,9 +201,6 @@ static void refusals_say_why(const tmx_model *model, const tiny_model *tiny, tmx
     check(status == TMX_E_UNSUPPORTED, "f32 products: %s", err.text);
     status = tmx_model_open(&other, tiny->path, &(tmx_model_params){ .device = "cuda:15" }, pool, &err);
     check(status == TMX_E_DEVICE, "no such device: %s", err.text);
-    tmx_probe *probe = NULL;
-    status = tmx_probe_create(&probe, model, pool, NULL, &err);
-    check(status == TMX_E_UNSUPPORTED, "probe: %s", err.text);
     status = tmx_memory_plan(tmx_model_info_get(model), TMX_COMPUTE_BF16, TMX_ISA_AUTO, NULL, 1, &memory, &err);
     check(status == TMX_OK && memory.kv_bytes > 0 && memory.available_bytes > 0, "memory plan: %.1f MiB of %.1f GiB",
           (double)memory.total_bytes / 0x1p20, (double)memory.available_bytes / 0x1p30);
