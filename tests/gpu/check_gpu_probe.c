@@ -28,7 +28,7 @@ static const struct { const char *what; double limit; } limits[] = {
     { "sums", 2e-5 },              /* 1.4e-7; on a device f32 scores up to 60, f32 sums within a thread */
 };
 enum { LIMIT_D_Q, LIMIT_D_K, LIMIT_D_V, LIMIT_SUMS, N_LIMITS };
-static const double WORST_OF_TWIN = 0.05;          /* test_probe.c's limit of bf16 */
+static const double WORST_OF_TWIN = 0.02;          /* 8.4e-3 */
 static const double WORST_ROW = 4e-3;              /* results in bf16, rounded by at most 2^-8, and f32 sums; measured: 3.1e-3 */
 
 static int n_passed, n_failed, n_skipped;
@@ -456,7 +456,7 @@ static void check_rows(gpu *g)
 
 /* ---------------------------------------------------------------- the tiny model */
 
-enum { N_PROMPT = 203, TARGET = 77 };
+enum { N_PROMPT = 163, TARGET = 77 };
 static const tmx_probe_sections small = { .n_sink = 3, .n_window = 20, .n_last = 11 };
 static const tmx_pattern small_triangle = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 3, .n_window = 20, .n_last = 11 };
 
@@ -482,7 +482,7 @@ static void random_tokens(int32_t *tokens, int32_t n, uint64_t state)
 
 static void sums_match_the_twin(const tiny_model *tiny, const tmx_model *model, tmx_pool *pool)
 {
-    static const int32_t lengths[] = { 1, 2, 17, 64, 65, 129, N_PROMPT };
+    static const int32_t lengths[] = { 1, 2, 17, 64, 65, N_PROMPT };
     int32_t tokens[N_PROMPT];
     tmx_probe *probe = probe_create(model, pool, &(tmx_probe_params){ .n_tokens = N_PROMPT, .sections = small });
     random_tokens(tokens, N_PROMPT, 1);
