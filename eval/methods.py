@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""methods.py - every method of prefill on the same prompts: what it visits, what it saves, what it loses.
+
+    eval/methods.py -m model.gguf --triangle 9-11,13,15,17-19,21-29 --lengths 2000,4000,8000 -o methods.json --svg methods.svg
+
+Runs `tmx eval` once for each length and method: dense, the method at three settings alone, and the same three in the layers
+that --triangle leaves, beside triangle in those.  Times are ratios within such a run; --parallel runs share the machine.  Prints a
+Markdown table; -o keeps tmx's rows; --svg draws loss against time, one panel a length, and the plans that nothing beats."""
+import argparse
+import concurrent.futures
+import json
+import math
+import os
+import subprocess
+import sys
+
+METHODS = {
+    "xattention": ["xattention(stride=8,threshold=0.8)", "xattention(stride=8,threshold=0.9)", "xattention(stride=8,threshold=0.95)"],
+    "flexprefill": ["flexprefill(gamma=0.9)", "flexprefill(gamma=0.95)", "flexprefill(gamma=0.99)"],
+    "minference": ["minference(vertical=200,slash=1000)", "minference(vertical=500,slash=2000)", "minference(vertical=1000,slash=3000)"],
+    "s2o": ["s2o(threshold=0.8)", "s2o(threshold=0.9)", "s2o(threshold=0.95)"],
+}
+COLORS = {"triangle": "#c0392b", "xattention": "#2471a3", "flexprefill": "#229954", "minference": "#b9770e", "s2o": "#7d3c98"}
+
+
+def plans_of(method, triangle):
+    """[(plan, its name in tables)], dense first."""
+    named = [("dense", "dense"), (f"triangle:{triangle}", "triangle")]
+    for setting in METHODS[method]:
+        named += [(setting, setting), (f"mix:triangle={triangle},rest={setting}", f"triangle + {setting}")]
+    return named
+
+
+def evaluate(options, length, method):
+    named = plans_of(method, options.triangle)
+    command = [options.tmx, "eval", "-q", "-m", options.model, "--device", "cpu", "-t", str(options.threads), "--tasks", options.tasks,
+               "--lengths", str(length), "--samples", str(options.samples), "-o", "json"]
+    for plan, _ in named:
+        command += ["--plan", plan]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"{method}, {length} tokens: {done.stderr.strip()}", file=sys.stderr)
+        return []
+    rows = json.loads(done.stdout)["rows"]
+    means = [row for row in rows if row["kind"] == "mean" and row["length"] == length] or rows
+    found = []
+    for row, (_, name) in zip(means, named):
+        found.append({**row, "plan": name, "method": "triangle" if name == "triangle" else method, "length": length})
+    print(f"{method}, {length} tokens: done", file=sys.stderr, flush=True)
+    return found
+
+
+def relative(row, dense, field):
+    return row[field] / dense[field]
+
+
+def print_table(runs):
+    print("| tokens | plan | pairs | attention | prefill | KL first | KL next | score, difference |")
+    print("|--:|:--|--:|--:|--:|--:|--:|--:|")
+    seen = set()
+    for rows in runs:
+        dense = rows[0]
+        for row in rows:
+            if row["plan"] in ("dense", "triangle"):
+                if (row["length"], row["plan"]) in seen:
+                    continue
+                seen.add((row["length"], row["plan"]))
+            if row["plan"] == "dense":
+                print(f"| {row['length']} | dense | 100 % | 1 | 1 | | | {row['score']:.1f} |")
+                continue
+            low, high = row["interval"]
+            print(f"| {row['length']} | {row['plan']} | {row['density_pct']:.0f} % | {relative(row, dense, 'attention_ms'):.2f} | "
+                  f"{1 / row['gain']:.2f} | {abs(row['kl_first']):.2g} | {abs(row['kl_forced']):.2g} | "
+                  f"{row['score']:.1f}, {row['difference']:+.1f} ({low:+.1f} .. {high:+.1f}) |")
+
+
+def draw(runs, path):
+    lengths = sorted({rows[0]["length"] for rows in runs})
+    width, height, left, top = 300, 260, 60, 40
+    low, high = -5.0, 1.0                  # log10 of the KL
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(lengths) * (width + 40)}" height="{height + 120}" '
+           'font-family="sans-serif" font-size="11">', '<rect width="100%" height="100%" fill="white"/>']
+    for panel, length in enumerate(lengths):
+        x0 = left + panel * (width + 40)
+        points = []
+        for rows in runs:
+            if rows[0]["length"] != length:
+                continue
+            for row in rows[1:]:
+                if row["method"] != "triangle" or not any(p[2]["method"] == "triangle" for p in points):
+                    points.append((1 / row["gain"], max(abs(row["kl_first"]), 10 ** low), row))
+        least = min([0.4] + [p[0] for p in points])
+        most = max([1.05] + [p[0] for p in points])
+        at = lambda time, kl: (x0 + (time - least) / (most - least) * width,
+                               top + (high - math.log10(kl)) / (high - low) * height)
+        out.append(f'<rect x="{x0}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#888"/>')
+        out.append(f'<text x="{x0 + width / 2}" y="{top - 12}" text-anchor="middle">{length} tokens</text>')
+        out.append(f'<text x="{x0 + width / 2}" y="{top + height + 32}" text-anchor="middle">prefill time, dense = 1</text>')
+        for exponent in range(int(low), int(high) + 1):
+            y = at(least, 10.0 ** exponent)[1]
+            out.append(f'<line x1="{x0}" y1="{y:.1f}" x2="{x0 + width}" y2="{y:.1f}" stroke="#ddd"/>')
+            if panel == 0:
+                out.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">1e{exponent}</text>')
+        for tick in range(math.ceil(least * 5), math.floor(most * 5) + 1):
+            x = at(tick / 5, 1)[0]
+            out.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + height}" stroke="#eee"/>')
+            out.append(f'<text x="{x:.1f}" y="{top + height + 15}" text-anchor="middle">{tick / 5:.1f}</text>')
+        front, best = [], math.inf
+        for time, kl, row in sorted(points, key=lambda p: (p[0], p[1])):
+            if kl < best:
+                best = kl
+                front.append(at(time, kl))
+        out.append('<polyline fill="none" stroke="#555" stroke-dasharray="4 3" points="'
+                   + " ".join(f"{x:.1f},{y:.1f}" for x, y in front) + '"/>')
+        for time, kl, row in points:
+            x, y = at(time, kl)
+            color, is_mixed = COLORS[row["method"]], row["plan"].startswith("triangle +")
+            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" stroke="{color}" stroke-width="2" '
+                       f'fill="{color if is_mixed or row["method"] == "triangle" else "white"}"><title>{row["plan"]}</title></circle>')
+    out.append(f'<text x="14" y="{top + height / 2}" transform="rotate(-90 14 {top + height / 2})" text-anchor="middle">'
+               'KL of the first token</text>')
+    for i, (method, color) in enumerate(COLORS.items()):
+        x = left + i * 120
+        out.append(f'<circle cx="{x}" cy="{top + height + 58}" r="5" fill="{color}"/>'
+                   f'<text x="{x + 10}" y="{top + height + 62}">{method}</text>')
+    out.append(f'<text x="{left}" y="{top + height + 80}">filled: beside triangle in its layers; hollow: alone in all layers; '
+               'dashed: what no other plan beats in both</text></svg>')
+    with open(path, "w") as f:
+        f.write("\n".join(out) + "\n")
+
+
+def main():
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", required=True, help="GGUF file")
+    parser.add_argument("--triangle", required=True, help="layers of triangle, as in a plan")
+    parser.add_argument("--lengths", default="2000,4000,8000")
+    parser.add_argument("--tasks", default="kv_uuid,niah_multikey_1")
+    parser.add_argument("--samples", type=int, default=10, help="of each task")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--parallel", type=int, default=1, help="runs side by side")
+    parser.add_argument("-t", "--threads", type=int, default=os.cpu_count(), help="of one run")
+    parser.add_argument("-o", "--output", help="JSON file for the rows")
+    parser.add_argument("--svg", help="picture")
+    parser.add_argument("--tmx", default=os.path.join(root, "build", "release", "tmx"))
+    options = parser.parse_args()
+    methods = options.methods.split(",")
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        parser.error(f"unknown method '{unknown[0]}'")
+    lengths = [int(n) for n in options.lengths.split(",")]
+    work = [(length, method) for length in sorted(lengths, reverse=True) for method in methods]
+    with concurrent.futures.ThreadPoolExecutor(options.parallel) as pool:
+        runs = list(pool.map(lambda job: evaluate(options, *job), work))
+    runs = sorted((rows for rows in runs if rows), key=lambda rows: (rows[0]["length"], methods.index(rows[-1]["method"])))
+    if options.output:
+        with open(options.output, "w") as f:
+            json.dump(runs, f, indent=1)
+    print_table(runs)
+    if options.svg and runs:
+        draw(runs, options.svg)
+    return 0 if len(runs) == len(work) else 1
+
+
+sys.exit(main())
