@@ -17,6 +17,7 @@
 
 #include "pattern/flexprefill.h"
 #include "pattern/key_lists.h"
+#include "pattern/s2o.h"
 #include "pattern/xattention.h"
 #include "tmx.h"
 
@@ -34,6 +35,29 @@ void attn_xattention(const tmx_attention_params *params, const xattention *metho
 /* The whole prompt at once, longer than flexprefill_dense_tokens. */
 void attn_flexprefill(const tmx_attention_params *params, const flexprefill *method, key_lists *lists, tmx_pool *pool);
 void attn_over_lists(const tmx_attention_params *params, const key_lists *lists, tmx_pool *pool);
+
+/* S2O (pattern/s2o.h) ranks and attends in one call, segment by segment: one sequence whose q_begin is a multiple of the segment,
+ * params as above with scratch of attn_s2o_scratch_bytes for its n_q.  tau 0 visits every pair, in another order than
+ * tmx_attention: equal up to rounding. */
+typedef struct s2o_result {
+    int64_t n_pairs;               /* visited, over all heads */
+    double estimate_ms;            /* of the time of the call: ranking */
+} s2o_result;
+
+/* What one row tile saw: its own segment up to each row, and the first n_keys of the history's order (NULL: ascending). */
+typedef struct s2o_visit {
+    int32_t head, begin, end;      /* the segment */
+    int32_t n_rows, n_keys;
+    const int32_t *rows, *keys;    /* positions; valid during the call */
+} s2o_visit;
+
+typedef struct s2o_watch s2o_watch;
+struct s2o_watch {
+    void (*see)(s2o_watch *watch, const s2o_visit *visit);     /* after the segment, in a fixed order, on the calling thread */
+};
+
+size_t attn_s2o_scratch_bytes(const tmx_attention_params *params, int32_t n_ctx, int32_t n_threads);
+s2o_result attn_s2o(const tmx_attention_params *params, const s2o *method, tmx_pool *pool, s2o_watch *watch /* may be NULL */);
 
 /* Decoding: one query row per sequence, dense over n_keys cached positions; split over (sequence, KV head, fixed key
  * ranges) and merged in a fixed order.  seqs[].n_q must be 1 and q_begin = n_keys - 1.  No packing, no pattern.

@@ -170,6 +170,7 @@ static void tiles_value(float *o, const cell *p, const cell *v, int32_t n, bool 
 }
 
 #include "attn/attn_tile.h"
+#include "attn/attn_ranked_tile.h"
 #include "attn/attn_mass_tile.h"
 
-const attn_kernel attn_kernel_bf16_amx = { .run = tile_run, .block_mass = block_mass, .tail_mass = tail_mass };
+const attn_kernel attn_kernel_bf16_amx = { .run = tile_run, .run_ranked = ranked_run, .block_mass = block_mass, .tail_mass = tail_mass };

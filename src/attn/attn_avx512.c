@@ -17,7 +17,8 @@ ALWAYS_INLINE vc vc_where_nonzero(vc p, vc v)
 
 #include "attn/attn_cell_f32.h"
 #include "attn/attn_tile.h"
+#include "attn/attn_ranked_tile.h"
 #include "attn/attn_mass_tile.h"
 #include "attn/attn_decode_tile.h"
 
-const attn_kernel attn_kernel_f32_avx512 = { .run = tile_run, .block_mass = block_mass, .tail_mass = tail_mass, .decode = decode_part };
+const attn_kernel attn_kernel_f32_avx512 = { .run = tile_run, .run_ranked = ranked_run, .block_mass = block_mass, .tail_mass = tail_mass, .decode = decode_part };

@@ -20,6 +20,7 @@ static void load_values(cell *to, const void *const rows[CELL], tmx_type type, i
 }
 
 #include "attn/attn_tile.h"
+#include "attn/attn_ranked_tile.h"
 #include "attn/attn_mass_tile.h"
 
-const attn_kernel attn_kernel_bf16_avx512bf16 = { .run = tile_run, .block_mass = block_mass, .tail_mass = tail_mass };
+const attn_kernel attn_kernel_bf16_avx512bf16 = { .run = tile_run, .run_ranked = ranked_run, .block_mass = block_mass, .tail_mass = tail_mass };

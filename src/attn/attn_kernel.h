@@ -9,6 +9,7 @@
 #include "pattern/flexprefill.h"
 #include "pattern/key_lists.h"
 #include "pattern/pattern.h"
+#include "pattern/s2o.h"
 #include "pattern/xattention.h"
 
 enum {
@@ -34,7 +35,15 @@ typedef struct attn_job {
  * group, or with lists one head and one query block, so that all rows of a task have the same list. */
 typedef struct attn_task {
     int32_t seq, kv_head, head_begin, n_heads, t_begin, t_end;
+    const int32_t *rows;           /* [t_end - t_begin] positions instead, in any order, of one head; NULL: those named */
 } attn_task;
+
+/* A row tile of S2O.  attn_task.rows are its rows, all in the segment [begin, end). */
+typedef struct attn_ranked_keys {
+    const s2o *method;
+    int32_t begin, end;
+    const int32_t *keys;           /* [begin]: the history in the order of visits; NULL: ascending, all of it */
+} attn_ranked_keys;
 
 /* Byte offsets into a thread's scratch.  A cell is 32 bits: one f32, or a pair of bf16; B = rows of a block. */
 typedef struct attn_layout {
@@ -44,6 +53,7 @@ typedef struct attn_layout {
     size_t v;                      /* [TILE_K / values per cell][d_pad] cells, or as a rung places them */
     size_t s;                      /* [TILE_K + KEY_PAD][B] f32 scores, then weights in place; also staging for rows */
     size_t max, sum;               /* [n_blocks * B] f32 */
+    size_t tile_sum;               /* the same, of the last tile alone */
     size_t q_pos, window_begin, last_key;  /* [n_blocks * B] int32 */
     size_t keys;                   /* [TILE_K] int32 */
     size_t n_bytes;
@@ -64,7 +74,8 @@ static inline attn_layout attn_layout_of(int32_t head_dim)
     at.s = at.v + ATTN_TILE_K * d_pad * WORD;
     at.max = at.s + (stage > SCORES ? stage : SCORES) * WORD;
     at.sum = at.max + rows * WORD;
-    at.q_pos = at.sum + rows * WORD;
+    at.tile_sum = at.sum + rows * WORD;
+    at.q_pos = at.tile_sum + rows * WORD;
     at.window_begin = at.q_pos + rows * WORD;
     at.last_key = at.window_begin + rows * WORD;
     at.keys = at.last_key + rows * WORD;
@@ -166,6 +177,8 @@ static inline attn_tail_layout attn_tail_layout_of(int32_t head_dim, int32_t n)
 
 typedef struct attn_kernel {
     void (*run)(const attn_job *job, const attn_task *task, void *scratch);
+    /* S2O: returns how many keys of the history the rows of the task saw. */
+    int32_t (*run_ranked)(const attn_job *job, const attn_task *task, const attn_ranked_keys *ranked, void *scratch);
     void (*block_mass)(const attn_job *job, const attn_mass_task *task, const attn_mass_layout *at, void *scratch);
     /* by_key and by_distance of flexprefill.h for one query head of a whole prompt of more than KEY_BLOCK rows. */
     void (*tail_mass)(const attn_job *job, int32_t head, const attn_tail_layout *at, void *scratch);

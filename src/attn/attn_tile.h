@@ -59,7 +59,7 @@ typedef struct tile_state {
     int32_t n_group, n_rows, n_blocks, head_dim, first_dense_row, n_sink, n_window;
     size_t n_cells, d_pad;
     cell *q, *k, *v;
-    float *o, *s, *max, *sum;
+    float *o, *s, *max, *sum, *tile_sum;
     int32_t *q_pos, *window_begin;
     int32_t *last_key;             /* the last key a row may see, in the numbering of the tile at work */
     int32_t *keys;                 /* [TILE_K] positions of the rows of k and v */
@@ -109,6 +109,7 @@ static tile_state tile_state_of(const attn_job *job, const attn_task *task, void
         .q = (cell *)(base + at.q), .k = (cell *)(base + at.k), .v = (cell *)(base + at.v),
         .o = (float *)(base + at.o), .s = (float *)(base + at.s),
         .max = (float *)(base + at.max), .sum = (float *)(base + at.sum),
+        .tile_sum = (float *)(base + at.tile_sum),
         .q_pos = (int32_t *)(base + at.q_pos), .window_begin = (int32_t *)(base + at.window_begin),
         .keys = (int32_t *)(base + at.keys),
     };
@@ -135,7 +136,7 @@ static void load_q(tile_state *st)
         cell *q = st->q + (size_t)block * st->n_cells * BLOCK;
         for (int32_t i = 0; i < BLOCK; i++) {
             const int32_t row = min_i32(block * BLOCK + i, st->n_rows - 1);
-            const int32_t q_pos = st->task->t_begin + row / st->n_group;
+            const int32_t q_pos = st->task->rows != NULL ? st->task->rows[row] : st->task->t_begin + row / st->n_group;
             const size_t at = (size_t)(q_pos - st->seq->q_begin) * p->q_pos_stride
                             + (head_begin + (size_t)(row % st->n_group)) * p->q_head_stride;
             load_padded(st, stage + (size_t)i * st->n_cells, (const char *)st->seq->q + at * n_bytes, p->q_type);
@@ -345,6 +346,7 @@ static void block_step(const tile_state *st, int32_t block, int32_t base, key_sp
         rescale[r] = vf_exp2(vf_mul(vf_sub(old[r], max[r]), c));
         has_new_max |= vf_any_differs(old[r], max[r]);
         vf_store(sum_at + r * LANES, vf_add(vf_mul(vf_load(sum_at + r * LANES), rescale[r]), sum[r]));
+        vf_store(st->tile_sum + block * BLOCK + r * LANES, sum[r]);
         vf_store(max_at + r * LANES, max[r]);
     }
     if (has_new_max) {
