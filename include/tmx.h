@@ -107,6 +107,7 @@ typedef enum tmx_pattern_kind {
     TMX_PATTERN_TRIANGLE = 2,      /* k <= q and (q - k < n_window or k < n_sink or q >= T) */
     TMX_PATTERN_XATTENTION = 3,    /* dynamic: found in Q and K of the prompt itself (docs/patterns.md); plans only */
     TMX_PATTERN_FLEXPREFILL = 4,
+    TMX_PATTERN_S2O = 6,
 } tmx_pattern_kind;
 
 /* T = n_prompt - min(n_last, n_prompt - 1); n_prompt is the final length of the sequence, this prefill included.
@@ -118,7 +119,7 @@ typedef struct tmx_pattern {
 
 enum { TMX_DEFAULT_SINK = 8, TMX_DEFAULT_WINDOW = 512, TMX_DEFAULT_LAST = 128 };
 
-TMX_API const char *tmx_pattern_name(tmx_pattern_kind kind);   /* "dense" "streaming" "triangle" "xattention" "flexprefill" */
+TMX_API const char *tmx_pattern_name(tmx_pattern_kind kind);   /* "dense" "streaming" "triangle" "xattention" "flexprefill" "s2o" */
 TMX_API bool tmx_pattern_is_dynamic(tmx_pattern_kind kind);
 /* These two know positions only: for a dynamic kind, false and 0. */
 TMX_API bool tmx_pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_pos, int32_t k_pos);

@@ -210,7 +210,7 @@ static void bad_specs_are_explained(void **state)
     for (size_t i = 0; i < sizeof nothing / sizeof nothing[0]; i++) {
         char text[256];
         snprintf(text, sizeof text, "plan '%s': no such file, and none of dense, METHOD[:LAYERS], mix:METHOD=LAYERS,rest=METHOD, "
-                 "preset:NAME (METHOD triangle, streaming, xattention, flexprefill; LAYERS as in 5,7,10-29)", nothing[i]);
+                 "preset:NAME (METHOD triangle, streaming, xattention, flexprefill, s2o; LAYERS as in 5,7,10-29)", nothing[i]);
         assert_refused(nothing[i], &smollm, TMX_E_ARG, text);
     }
     tmx_plan *plan;
@@ -233,6 +233,8 @@ static void mixes_and_methods_are_read(void **state)
     assert_parses_to("mix:triangle=9,11-12,streaming=1,xattention=3,20-29,rest=dense", &smollm,
                      "triangle 9,11-12 (sink 8, window 512, last 128), streaming 1 (sink 8, window 512), "
                      "xattention 3,20-29 (stride 8, threshold 0.9, norm 1), dense 0,2,4-8,10,13-19");
+    assert_parses_to("mix:triangle=16-29,rest=s2o(segment=256,tau=0.01)", &smollm,
+                     "triangle 16-29 (sink 8, window 512, last 128), s2o 0-15 (segment 256, tau 0.01, sink 64, min_tiles 2, vote 0, guide 1)");
     assert_parses_to("mix:flexprefill(gamma=0.95,min_budget=1024)=0-3,rest=triangle", &smollm,
                      "triangle 4-29 (sink 8, window 512, last 128), flexprefill 0-3 (gamma 0.95, tau 0.1, min_budget 1024)");
     assert_parses_to("mix:rest=triangle,dense=4", &smollm, "triangle 0-3,5-29 (sink 8, window 512, last 128), dense 4");
@@ -243,12 +245,12 @@ static void bad_mixes_are_explained(void **state)
 {
     (void)state;
     static const struct { const char *spec, *text; } cases[] = {
-        { "mix:", "character 5: expected dense, streaming, triangle, xattention or flexprefill" },
-        { "mix:preset=3", "character 5: expected dense, streaming, triangle, xattention or flexprefill" },
+        { "mix:", "character 5: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
+        { "mix:preset=3", "character 5: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
         { "mix:triangle", "character 13: expected '='" },
         { "mix:triangle=", "layers '', character 1: found the end, expected a layer number 0..29" },
-        { "mix:triangle=3,", "character 16: expected dense, streaming, triangle, xattention or flexprefill" },
-        { "mix:triangle=3,,rest=dense", "character 16: expected dense, streaming, triangle, xattention or flexprefill" },
+        { "mix:triangle=3,", "character 16: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
+        { "mix:triangle=3,,rest=dense", "character 16: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
         { "mix:triangle=3;4", "character 15: expected ',' or the end" },
         { "mix:triangle=30", "layers '30', character 1: layer 30 is out of range 0..29" },
         { "mix:triangle=3,xattention=1-4", "character 27: layer 3 is named twice" },
@@ -272,6 +274,12 @@ static void bad_mixes_are_explained(void **state)
         { "xattention(stride=8):", "layers '', character 1: found the end, expected a layer number 0..29" },
         { "flexprefill(gamma=2)", "flexprefill gamma: 2, expected more than 0, up to 1" },
         { "flexprefill(stride=8)", "character 13: expected one of gamma, tau, min_budget" },
+        { "s2o(segment=100)", "s2o segment: 100, expected a multiple of 128 up to 65536" },
+        { "s2o(tau=2)", "s2o tau: 2, expected 0..1" },
+        { "s2o(vote=2)", "s2o vote: 2, expected 0 (mean) or 1 (max)" },
+        { "s2o(guide=0.5)", "guide: expected a whole number" },
+        { "s2o(stride=8)", "character 5: expected one of segment, tau, sink, min_tiles, vote, guide" },
+        { "mix:s2o=3,rest=s2o", "s2o is named twice" },
         { "flexprefill(min_budget=0)", "flexprefill min_budget: 0, expected 1..16777216 tokens" },
         { "xattention(stride=7)", "xattention stride: 7, expected 4, 8 or 16" },
         { "xattention(threshold=0)", "xattention threshold: 0, expected more than 0, up to 1" },
@@ -449,10 +457,10 @@ static void wrong_files_are_explained(void **state)
         /* B3 */
         { "\"streaming\"", "\"triangel\"", TMX_E_FORMAT,
           "p.json: field \"layers[1]\": found \"triangel\", expected dense, streaming, triangle, "
-          "xattention or flexprefill" },
+          "xattention, flexprefill or s2o" },
         { "\"streaming\"", "\"Dense\"", TMX_E_FORMAT,
           "p.json: field \"layers[1]\": found \"Dense\", expected dense, streaming, triangle, "
-          "xattention or flexprefill" },
+          "xattention, flexprefill or s2o" },
         { "\"streaming\"", "[]", TMX_E_FORMAT, "p.json: field \"layers[1]\": found an array, expected a pattern name" },
         { "\"min_tokens\": 0", "\"min_tokens\": -1", TMX_E_FORMAT,
           "p.json: field \"min_tokens\": found -1, expected 0..2147483647" },
@@ -609,7 +617,7 @@ static void odd_files_are_refused(void **state)
     assert_refused("/dev/zero", &smollm, TMX_E_IO, "/dev/zero: not a regular file, expected a plan file");
     assert_refused("loop", &smollm, TMX_E_IO, "loop: Too many levels of symbolic links");
     assert_refused("dangling", &smollm, TMX_E_ARG, "plan 'dangling': no such file, and none of dense, METHOD[:LAYERS], "
-                   "mix:METHOD=LAYERS,rest=METHOD, preset:NAME (METHOD triangle, streaming, xattention, flexprefill; LAYERS as in 5,7,10-29)");
+                   "mix:METHOD=LAYERS,rest=METHOD, preset:NAME (METHOD triangle, streaming, xattention, flexprefill, s2o; LAYERS as in 5,7,10-29)");
     assert_refused("huge.json", &smollm, TMX_E_FORMAT, "huge.json: 1073741824 bytes, a plan file has at most 1048576");
     assert_refused("empty.json", &smollm, TMX_E_FORMAT, "empty.json:1:0: '[' or '{' expected near end of file");
 }

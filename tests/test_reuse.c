@@ -245,16 +245,17 @@ static void dynamic_layers_keep_dense_prompts_only(void **state)
 {
     (void)state;
     enum { LONG = 2 * KEY_BLOCK };     /* the longest prompt that xattention leaves dense */
-    static const tmx_pattern_kind kinds[] = { TMX_PATTERN_XATTENTION, TMX_PATTERN_FLEXPREFILL };
+    static const tmx_pattern_kind kinds[] = { TMX_PATTERN_XATTENTION, TMX_PATTERN_FLEXPREFILL, TMX_PATTERN_S2O };
     static outcome cold, hot;
     int32_t tokens[MAX_TOKENS];
     make_tokens(tokens, 5);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         const tmx_pattern dynamic = { .kind = kinds[i], .n_sink = 3, .n_window = 20, .n_last = 11 };
         const plan_case first = { "dynamic first", { &dynamic, &dense, &dense }, 0 }, last = { "dynamic last", { &dense, &dense, &dynamic }, 0 };
         tmx_session *s = open_session(&machines[0], &first, 0);
         flexprefill *f = &s->plan->flexprefill;
         f->min_budget = KEY_BLOCK;
+        s->plan->s2o.segment = KEY_BLOCK;
         const int32_t n_dense = plan_dense_tokens(s->plan, kinds[i]);
         assert_in_range(n_dense, 1, LONG);
         answer(s, tokens, 0, 100, &hot);

@@ -261,8 +261,8 @@ static void dynamic_bits_never_move(void **state)
 {
     (void)state;
     static const int32_t chunks[] = { 1, 128, 200, 333, 512, 5000 };
-    enum { N_SPECS = 3 };
-    static const char *const specs[N_SPECS] = { "xattention(threshold=0.3)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.4)",
+    enum { N_SPECS = 4 };
+    static const char *const specs[N_SPECS] = { "xattention(threshold=0.3)", "s2o(segment=128,tau=0.3,sink=8,min_tiles=1)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.4)",
                                                 "flexprefill(gamma=0.4,tau=0.05,min_budget=1)" };
     int32_t tokens[N_LONG];
     random_tokens(tokens, N_LONG, 12);
@@ -316,6 +316,8 @@ static void a_threshold_of_1_is_dense_to_the_bit(void **state)
             assert_memory_not_equal(a, b, sizeof a);
             prefill_dynamic(&m, "flexprefill(gamma=0.3,min_budget=641)", 0, tokens, N_LONG, b, &density);
             assert_memory_equal(a, b, sizeof a);           /* the budget is the prompt: dense */
+            prefill_dynamic(&m, "s2o(segment=384)", 0, tokens, N_LONG, b, &density);
+            assert_memory_equal(a, b, sizeof a);           /* two segments: dense */
             prefill(&m, &dense, 0, tokens, 256, a);        /* two blocks: nothing to drop */
             prefill_dynamic(&m, "xattention(threshold=0.01)", 0, tokens, 256, b, &density);
             assert_memory_equal(a, b, sizeof a);
@@ -393,6 +395,7 @@ static void plans_may_be_set_in_any_order(void **state)
     (void)state;
     static const char *const specs[] = { "dense", "xattention(threshold=0.3)", "flexprefill(gamma=0.3,min_budget=1)", "dense",
                                          "mix:flexprefill(gamma=0.4,min_budget=128)=0,xattention(threshold=0.4)=1", "triangle",
+                                         "mix:s2o(segment=256,tau=0.3)=0,rest=xattention(threshold=0.4)",
                                          "xattention(threshold=0.3)" };
     enum { N_SPECS = sizeof specs / sizeof specs[0] };
     int32_t tokens[N_LONG];
@@ -428,6 +431,7 @@ static void dynamic_plans_are_refused_on_a_device(void **state)
     (void)state;
     static const struct { const char *spec, *why; } cases[] = {
         { "xattention:1", "plan: xattention layers run on the CPU only, the model is on cuda:3" },
+        { "mix:triangle=0,rest=s2o", "plan: s2o layers run on the CPU only, the model is on cuda:3" },
         { "mix:triangle=0,xattention=1,rest=flexprefill", "plan: flexprefill layers run on the CPU only, the model is on cuda:3" },
     };
     machine m;

@@ -17,6 +17,7 @@ static size_t estimate_bytes(const tmx_attention_params *p, tmx_pattern_kind kin
 
 size_t attn_lists_scratch_bytes(const tmx_attention_params *params, tmx_pattern_kind kind, int32_t n_ctx, int32_t n_threads)
 {
+    if (kind == TMX_PATTERN_S2O) return attn_s2o_scratch_bytes(params, n_ctx, n_threads);
     const size_t run = attn_layout_of(params->head_dim).n_bytes, estimate = estimate_bytes(params, kind, n_ctx);
     return (size_t)n_threads * (run > estimate ? run : estimate);
 }

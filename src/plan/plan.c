@@ -305,6 +305,7 @@ const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size)
     put_layers_of(&out, plan, TMX_PATTERN_STREAMING);
     put_layers_of(&out, plan, TMX_PATTERN_XATTENTION);
     put_layers_of(&out, plan, TMX_PATTERN_FLEXPREFILL);
+    put_layers_of(&out, plan, TMX_PATTERN_S2O);
     put_layers_of(&out, plan, TMX_PATTERN_DENSE);
     put_layers_of(&out, plan, OWN_WINDOW);
     if (plan->min_tokens > 0) put(&out, "; dense below %d tokens", plan->min_tokens);

@@ -6,6 +6,7 @@
 #include "base/num.h"
 #include "pattern/flexprefill.h"
 #include "pattern/key_lists.h"
+#include "pattern/s2o.h"
 #include "pattern/xattention.h"
 #include "plan/model_tag.h"
 #include "tmx.h"
@@ -15,6 +16,7 @@ struct tmx_plan {
     tmx_pattern *layers;           /* [n_layers]; sizes are the same in every layer, dense ones (unread) included */
     xattention xattention;         /* of every layer of this kind, as the next */
     flexprefill flexprefill;
+    s2o s2o;
     model_tag model;
     char note[512];                /* UTF-8 */
     int32_t min_tokens;            /* shorter prompts run dense */
@@ -32,6 +34,7 @@ static inline bool plan_has_own_window(const tmx_plan *plan, int32_t layer)
 static inline int32_t plan_dense_tokens(const tmx_plan *plan, tmx_pattern_kind kind)
 {
     if (kind == TMX_PATTERN_FLEXPREFILL) return flexprefill_dense_tokens(&plan->flexprefill);
+    if (kind == TMX_PATTERN_S2O) return s2o_dense_tokens(&plan->s2o);
     return tmx_pattern_is_dynamic(kind) ? 2 * KEY_BLOCK : 0;
 }
 
@@ -66,10 +69,12 @@ static inline uint32_t plan_dynamic_kinds(const tmx_plan *plan)
 
 static inline bool plan_is_static(const tmx_plan *plan) { return plan_dynamic_kinds(plan) == 0; }
 
-/* Prompts may be cut into chunks at multiples of this many tokens; FlexPrefill looks at a prompt's end first. */
+/* Prompts may be cut into chunks at multiples of this many tokens; FlexPrefill looks at a prompt's end first, S2O at segments of
+ * whole blocks. */
 static inline int32_t plan_row_unit(const tmx_plan *plan)
 {
     if (plan_has(plan, TMX_PATTERN_FLEXPREFILL)) return INT32_MAX;
+    if (plan_has(plan, TMX_PATTERN_S2O)) return plan->s2o.segment;
     return plan_is_static(plan) ? 1 : KEY_BLOCK;
 }
 

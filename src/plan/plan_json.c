@@ -131,7 +131,7 @@ static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_mode
 {
     static const char *const known[] = { "format", "version", "model", "n_sink", "n_window", "n_last", "layers", "note",
                                          "min_tokens", "curve", "xattention",
-                                         "flexprefill", NULL };
+                                         "flexprefill", "s2o", NULL };
     TRY(strict_check_format(r, root, FORMAT_NAME, DYNAMIC_VERSION, known));
     TRY(model_tag_read(r, root, &p->model, &p->n_layers));
     TRY(read_layers(r, root, p));
@@ -183,7 +183,7 @@ tmx_status plan_read_file(tmx_plan **plan, const char *path, const tmx_model_inf
     const int fd = strict_open(path);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG)) {
         return refuse(err, TMX_E_ARG, "plan '%.72s': no such file, and none of dense, METHOD[:LAYERS], mix:METHOD=LAYERS,rest=METHOD, "
-                      "preset:NAME (METHOD triangle, streaming, xattention, flexprefill; LAYERS as in 5,7,10-29)", path);
+                      "preset:NAME (METHOD triangle, streaming, xattention, flexprefill, s2o; LAYERS as in 5,7,10-29)", path);
     }
     if (fd < 0) return refuse(err, TMX_E_IO, "%s: %s", path_tail(path), strerror(errno));
     const tmx_status status = read_open_file(plan, fd, path, info, err);

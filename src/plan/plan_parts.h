@@ -38,8 +38,8 @@ typedef struct method {
 } method;
 
 extern const method plan_methods[];
-enum { N_METHODS = 2 };
-#define PLAN_KIND_NAMES "dense, streaming, triangle, xattention or flexprefill"
+enum { N_METHODS = 3 };
+#define PLAN_KIND_NAMES "dense, streaming, triangle, xattention, flexprefill or s2o"
 
 const method *method_of(tmx_pattern_kind kind);        /* NULL for a static kind */
 void methods_set_defaults(tmx_plan *plan);

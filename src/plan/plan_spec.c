@@ -31,7 +31,7 @@ static tmx_status refuse_spec(const spec_cursor *c, tmx_error *err, const char *
 }
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
-static size_t word_length(const char *at) { return strspn(at, "abcdefghijklmnopqrstuvwxyz_"); }
+static size_t word_length(const char *at) { return strspn(at, "abcdefghijklmnopqrstuvwxyz_0123456789"); }
 
 static tmx_status parse_mark(spec_cursor *c, char mark, tmx_error *err)
 {

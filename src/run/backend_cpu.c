@@ -229,6 +229,15 @@ static tmx_attention_params attention_of(const chunk *c, tmx_pattern_kind kind)
     return params;
 }
 
+static void attend_s2o(chunk *c, const tmx_attention_params *params)
+{
+    tmx_session *s = c->s;
+    const tmx_attention_seq *seq = params->seqs;
+    const s2o_result done = attn_s2o(params, &s->plan->s2o, s->pool, NULL);
+    s->timings.estimate_ms += done.estimate_ms;
+    session_count_pairs(s, c->layer, seq->q_begin, seq->q_begin + seq->n_q, (double)done.n_pairs / params->n_heads);
+}
+
 /* Sequences one after the other: the rows so far of one prompt decide what its next rows attend to. */
 static void attend_dynamic(chunk *c, tmx_pattern_kind kind, const tmx_attention_params *all)
 {
@@ -239,6 +248,10 @@ static void attend_dynamic(chunk *c, tmx_pattern_kind kind, const tmx_attention_
         tmx_attention_params params = *all;
         params.seqs = seq;
         params.n_seqs = 1;
+        if (kind == TMX_PATTERN_S2O) {
+            attend_s2o(c, &params);
+            continue;
+        }
         const double start = now_ms();
         key_lists lists = key_lists_on(r->act.lists, params.n_heads, seq->q_begin, seq->n_q);
         if (kind == TMX_PATTERN_FLEXPREFILL) attn_flexprefill(&params, &s->plan->flexprefill, &lists, s->pool);

@@ -42,6 +42,7 @@ class PatternKind(IntEnum):
     TMX_PATTERN_TRIANGLE = 2
     TMX_PATTERN_XATTENTION = 3
     TMX_PATTERN_FLEXPREFILL = 4
+    TMX_PATTERN_S2O = 6
 
 
 class TokenFlags(IntEnum):
