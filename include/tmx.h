@@ -3,7 +3,7 @@
  * Three ideas.  A *model* is a GGUF file whose shapes were proven; it is immutable and may be shared.  A *plan* names,
  * for every layer, which part of causal attention is computed during prefill: dense, streaming (sink tokens + sliding
  * window), triangle (streaming + a dense tail of last rows), or what a dynamic method finds in the prompt itself
- * (XAttention, FlexPrefill).  A *session* owns the KV cache and the workspace of one or more token sequences; it
+ * (XAttention, FlexPrefill, MInference).  A *session* owns the KV cache and the workspace of one or more token sequences; it
  * belongs to one thread at a time and borrows a *pool* of worker threads.  Decoding is always dense over the whole
  * cache.
  *
@@ -107,6 +107,7 @@ typedef enum tmx_pattern_kind {
     TMX_PATTERN_TRIANGLE = 2,      /* k <= q and (q - k < n_window or k < n_sink or q >= T) */
     TMX_PATTERN_XATTENTION = 3,    /* dynamic: found in Q and K of the prompt itself (docs/patterns.md); plans only */
     TMX_PATTERN_FLEXPREFILL = 4,
+    TMX_PATTERN_MINFERENCE = 5,
     TMX_PATTERN_S2O = 6,
 } tmx_pattern_kind;
 
@@ -119,7 +120,7 @@ typedef struct tmx_pattern {
 
 enum { TMX_DEFAULT_SINK = 8, TMX_DEFAULT_WINDOW = 512, TMX_DEFAULT_LAST = 128 };
 
-TMX_API const char *tmx_pattern_name(tmx_pattern_kind kind);   /* "dense" "streaming" "triangle" "xattention" "flexprefill" "s2o" */
+TMX_API const char *tmx_pattern_name(tmx_pattern_kind kind);   /* "dense" "streaming" "triangle" "xattention" "flexprefill" ... */
 TMX_API bool tmx_pattern_is_dynamic(tmx_pattern_kind kind);
 /* These two know positions only: for a dynamic kind, false and 0. */
 TMX_API bool tmx_pattern_is_visible(const tmx_pattern *p, int32_t n_prompt, int32_t q_pos, int32_t k_pos);

@@ -17,6 +17,7 @@
 
 #include "pattern/flexprefill.h"
 #include "pattern/key_lists.h"
+#include "pattern/minference.h"
 #include "pattern/s2o.h"
 #include "pattern/xattention.h"
 #include "tmx.h"
@@ -26,6 +27,8 @@
 void attn_ref_f64(const tmx_attention_params *params, int32_t seq, double *out, double *lse);
 /* The same over key_lists_visible, of sequence 0. */
 void attn_lists_ref_f64(const tmx_attention_params *params, const key_lists *lists, double *out, double *lse);
+/* And over head_keys_visible, heads [n_heads]. */
+void attn_heads_ref_f64(const tmx_attention_params *params, const head_keys *heads, double *out, double *lse);
 
 /* Dynamic methods work in two steps: an estimator turns q and k into key lists, attention runs them.  Both: one sequence whose
  * q_begin is a multiple of KEY_BLOCK, lists made by key_lists_on for its rows, params as a checked tmx_attention call with a
@@ -36,6 +39,11 @@ void attn_xattention(const tmx_attention_params *params, const xattention *metho
 void attn_flexprefill(const tmx_attention_params *params, const flexprefill *method, key_lists *lists, tmx_pool *pool);
 void attn_over_lists(const tmx_attention_params *params, const key_lists *lists, tmx_pool *pool);
 
+/* MInference, in the same two steps, with the same scratch: a whole prompt of more than 2 KEY_BLOCK rows from position 0.  room:
+ * minference_room_bytes for each head, which holds what `found` points to.  chosen, found: [n_heads]. */
+void attn_minference(const tmx_attention_params *params, const minference_head *chosen, head_keys *found, uint64_t *room, tmx_pool *pool);
+void attn_over_heads(const tmx_attention_params *params, const head_keys *heads, tmx_pool *pool);
+size_t attn_minference_bytes(int32_t head_dim, int32_t n_ctx);         /* of a thread: part of attn_lists_scratch_bytes */
 /* S2O (pattern/s2o.h) ranks and attends in one call, segment by segment: one sequence whose q_begin is a multiple of the segment,
  * params as above with scratch of attn_s2o_scratch_bytes for its n_q.  tau 0 visits every pair, in another order than
  * tmx_attention: equal up to rounding. */

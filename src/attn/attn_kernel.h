@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/unroll.h"
 #include "pattern/flexprefill.h"
+#include "pattern/key_lines.h"
 #include "pattern/key_lists.h"
 #include "pattern/pattern.h"
 #include "pattern/s2o.h"
@@ -29,10 +30,11 @@ typedef struct attn_job {
     int32_t n_group;               /* query heads per KV head */
     float scale;                   /* never 0 */
     const key_lists *lists;        /* what rows see; NULL: params->pattern says it */
+    const head_keys *heads;        /* [n_heads], the same by head; NULL: neither */
 } attn_job;
 
 /* Owns out and lse of positions [t_begin, t_end) for query heads [head_begin, head_begin + n_heads) of one KV head: the whole
- * group, or with lists one head and one query block, so that all rows of a task have the same list. */
+ * group, or with lists or heads one head and one block of rows, so that all rows of a task have the same list. */
 typedef struct attn_task {
     int32_t seq, kv_head, head_begin, n_heads, t_begin, t_end;
     const int32_t *rows;           /* [t_end - t_begin] positions instead, in any order, of one head; NULL: those named */
@@ -180,8 +182,9 @@ typedef struct attn_kernel {
     /* S2O: returns how many keys of the history the rows of the task saw. */
     int32_t (*run_ranked)(const attn_job *job, const attn_task *task, const attn_ranked_keys *ranked, void *scratch);
     void (*block_mass)(const attn_job *job, const attn_mass_task *task, const attn_mass_layout *at, void *scratch);
-    /* by_key and by_distance of flexprefill.h for one query head of a whole prompt of more than KEY_BLOCK rows. */
-    void (*tail_mass)(const attn_job *job, int32_t head, const attn_tail_layout *at, void *scratch);
+    /* by_key and by_distance of flexprefill.h for one query head of a whole prompt of more than n_probe rows, a multiple of
+     * ATTN_MAX_BLOCK. */
+    void (*tail_mass)(const attn_job *job, int32_t head, int32_t n_probe, const attn_tail_layout *at, void *scratch);
     void (*decode)(const attn_decode_part *part);
 } attn_kernel;
 

@@ -11,6 +11,7 @@ static int32_t end_of(const tmx_attention_params *p) { return p->seqs->q_begin +
 
 static size_t estimate_bytes(const tmx_attention_params *p, tmx_pattern_kind kind, int32_t n_ctx)
 {
+    if (kind == TMX_PATTERN_MINFERENCE) return attn_minference_bytes(p->head_dim, n_ctx);
     if (kind == TMX_PATTERN_FLEXPREFILL) return attn_tail_layout_of(p->head_dim, n_ctx).n_bytes;
     return attn_mass_layout_of(p->head_dim, p->n_heads / p->n_kv_heads, key_blocks_of(n_ctx)).n_bytes;
 }
@@ -136,7 +137,7 @@ static void run_tail_task(void *ctx, int32_t head, int32_t thread)
     const char *q = (const char *)p->seqs->q + (size_t)head * p->q_head_stride * attn_element_bytes(p->q_type);
     const char *k = (const char *)p->seqs->k + kv_head * p->k_head_stride * attn_element_bytes(p->kv_type);
 
-    run->kernel->tail_mass(&run->job, head, &run->at, scratch);
+    run->kernel->tail_mass(&run->job, head, KEY_BLOCK, &run->at, scratch);
     block_means(k, p->kv_type, p->k_pos_stride, n, dim, mean_k);
     mean_of(q, p->q_type, p->q_pos_stride, n - KEY_BLOCK, n, dim, mean_q);
     softmax_row(mean_q, mean_k, nb, dim, scale, pooled);

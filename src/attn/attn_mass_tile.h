@@ -15,9 +15,9 @@
  * Floor: head_dim / (2 S) multiply-adds for each causal pair, where attention has 2 * head_dim: 1/(2 S) of it at best, where
  * the groups of all heads fill a BLOCK.
  *
- * FlexPrefill's probe (pattern/flexprefill.h): probabilities of the last KEY_BLOCK rows of one head, summed by key and by
+ * The probe of FlexPrefill and MInference: probabilities of the last n_probe rows of one head, summed by key and by
  * distance.  Lanes are rows; each BLOCK of them walks the keys twice, for maximum and sum and then for the probabilities, since
- * keeping the scores would take more memory than the scores take time.  Floor: 2 KEY_BLOCK N head_dim multiply-adds a head.
+ * keeping the scores would take more memory than the scores take time.  Floor: 2 n_probe N head_dim multiply-adds a head.
  *
  * Sums run upwards over key blocks and over lanes: no bit depends on threads or chunks. */
 #ifndef TMX_ATTN_ATTN_MASS_TILE_H
@@ -166,13 +166,13 @@ static void block_mass(const attn_job *job, const attn_mass_task *task, const at
     }
 }
 
-/* ---- FlexPrefill's probe */
+/* ---- the probe */
 
 static_assert(KEY_BLOCK % BLOCK == 0 && KEY_BLOCK % KEY_STEP == 0, "whole blocks, whole steps");
 
 typedef struct tail_state {
     const tmx_attention_params *params;
-    int32_t head, kv_head, n, first;       /* rows [first, n) */
+    int32_t head, kv_head, n, first;       /* rows [first, n), whole blocks of them */
     size_t n_cells;
     float scale_log2;
     cell *q, *stage, *k;
@@ -241,7 +241,7 @@ static void add_tail(const tail_state *st, int32_t k_block, int32_t row, const d
     const int32_t begin = k_block * KEY_BLOCK, n = min_i32(KEY_BLOCK, st->n - begin);
     for (int32_t j = 0; j < n; j++) {
         const float *weight = st->s + j * BLOCK;
-        double *diagonal = by_distance + begin + j + KEY_BLOCK - 1 - row, sum = 0;
+        double *diagonal = by_distance + begin + j + st->n - st->first - 1 - row, sum = 0;
         for (int32_t i = 0; i < BLOCK; i++) {
             const double p = (double)weight[i] * inverse[i];
             sum += p;
@@ -251,19 +251,19 @@ static void add_tail(const tail_state *st, int32_t k_block, int32_t row, const d
     }
 }
 
-static void tail_mass(const attn_job *job, int32_t head, const attn_tail_layout *at, void *scratch)
+static void tail_mass(const attn_job *job, int32_t head, int32_t n_probe, const attn_tail_layout *at, void *scratch)
 {
     const tmx_attention_seq *seq = job->params->seqs;
     char *base = scratch;
     const tail_state st = {
-        .params = job->params, .head = head, .kv_head = head / job->n_group, .n = seq->n_q, .first = seq->n_q - KEY_BLOCK,
+        .params = job->params, .head = head, .kv_head = head / job->n_group, .n = seq->n_q, .first = seq->n_q - n_probe,
         .n_cells = ((size_t)job->params->head_dim + CELL - 1) / CELL, .scale_log2 = job->scale * (float)M_LOG2E,
         .q = (cell *)(base + at->q), .stage = (cell *)(base + at->stage), .k = (cell *)(base + at->k), .s = (float *)(base + at->s),
     };
     double *by_key = (double *)(void *)(base + at->by_key), *by_distance = (double *)(void *)(base + at->by_distance);
     memset(by_key, 0, (size_t)st.n * sizeof *by_key);
     memset(by_distance, 0, (size_t)st.n * sizeof *by_distance);
-    for (int32_t row = 0; row < KEY_BLOCK; row += BLOCK) {
+    for (int32_t row = 0; row < n_probe; row += BLOCK) {
         int32_t q_pos[BLOCK];
         float lanes[BLOCK];
         double inverse[BLOCK];
@@ -283,7 +283,7 @@ static void tail_mass(const attn_job *job, int32_t head, const attn_tail_layout 
             weigh_tail(&st, max, sum);
         }
         UNROLL for (int r = 0; r < ROW_VECS; r++) vf_store(lanes + r * LANES, sum[r]);
-        for (size_t i = 0; i < BLOCK; i++) inverse[i] = 1.0 / ((double)lanes[i] * KEY_BLOCK);
+        for (size_t i = 0; i < BLOCK; i++) inverse[i] = 1.0 / ((double)lanes[i] * n_probe);
         for (int32_t b = 0; b < key_blocks_of(st.n); b++) {
             score_tail(&st, b, q_pos, max);            /* max covers them already */
             weigh_tail(&st, max, sum);

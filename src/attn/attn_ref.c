@@ -12,7 +12,8 @@ static double element(const void *data, tmx_type type, size_t at)
 
 /* out[i][h] = sum over visible k of exp(s_k - m) V[k] / sum of exp(s_k - m);  s_k = scale q[i][h] . K[k][g], m = max.
  * Every score is computed again wherever it is needed, so that no buffer is. */
-static void reference(const tmx_attention_params *p, const tmx_attention_seq *seq, const key_lists *lists, double *out, double *lse)
+static void reference(const tmx_attention_params *p, const tmx_attention_seq *seq, const key_lists *lists, const head_keys *heads,
+                      double *out, double *lse)
 {
     const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
     const int32_t n_group = p->n_heads / p->n_kv_heads;
@@ -27,6 +28,7 @@ static void reference(const tmx_attention_params *p, const tmx_attention_seq *se
             for (int pass = 0; pass < 2; pass++) {
                 for (int32_t k = 0; k <= q_pos; k++) {
                     const bool is_visible = lists != NULL ? key_lists_visible(lists, h, q_pos, k)
+                                          : heads != NULL ? head_keys_visible(&heads[h], q_pos, k)
                                                           : pattern_is_visible(&p->pattern, seq->n_prompt, q_pos, k);
                     if (!is_visible) continue;
                     const size_t k_at = (size_t)k * p->k_pos_stride + g * p->k_head_stride;
@@ -53,10 +55,15 @@ static void reference(const tmx_attention_params *p, const tmx_attention_seq *se
 
 void attn_ref_f64(const tmx_attention_params *params, int32_t seq, double *out, double *lse)
 {
-    reference(params, &params->seqs[seq], NULL, out, lse);
+    reference(params, &params->seqs[seq], NULL, NULL, out, lse);
 }
 
 void attn_lists_ref_f64(const tmx_attention_params *params, const key_lists *lists, double *out, double *lse)
 {
-    reference(params, &params->seqs[0], lists, out, lse);
+    reference(params, &params->seqs[0], lists, NULL, out, lse);
+}
+
+void attn_heads_ref_f64(const tmx_attention_params *params, const head_keys *heads, double *out, double *lse)
+{
+    reference(params, &params->seqs[0], NULL, heads, out, lse);
 }

@@ -13,8 +13,8 @@
  *   value   O^T = O^T * rescale + V^T P                 DIM_STEP * ROW_VECS accumulators
  * Each block takes only the keys between its first and its last visible one; masks run in steps that need them.
  *
- * With key lists instead of a pattern, a task is one head and one query block, and a tile is the next keys of its list,
- * packed: the steps are the same, and a mask is needed only around the diagonal.
+ * With key lists instead of a pattern, a task is one head and one query block, and a tile is the next keys of its list (whole
+ * blocks, or MInference's runs and single columns), packed: the steps are the same, and a mask is needed only around the diagonal.
  *
  * Bits.  Score: one accumulator over d.  Sums and O: one accumulator over keys upwards within a tile of ATTN_TILE_K
  * keys (absolute multiples).  A hidden key has weight +0, which changes neither; a block without a visible key leaves
@@ -113,7 +113,7 @@ static tile_state tile_state_of(const attn_job *job, const attn_task *task, void
         .q_pos = (int32_t *)(base + at.q_pos), .window_begin = (int32_t *)(base + at.window_begin),
         .keys = (int32_t *)(base + at.keys),
     };
-    st.last_key = job->lists != NULL ? (int32_t *)(base + at.last_key) : st.q_pos;
+    st.last_key = job->lists != NULL || job->heads != NULL ? (int32_t *)(base + at.last_key) : st.q_pos;
     return st;
 }
 
@@ -452,12 +452,31 @@ static void walk_pattern(const tile_state *st)
     }
 }
 
+/* The runs of a task's list, from whichever of the two kinds of lists it is. */
+typedef struct list_runs {
+    key_runs blocks;
+    line_runs lines;
+    bool is_lines;
+} list_runs;
+
+static list_runs list_runs_of(const attn_job *job, const attn_task *task)
+{
+    if (job->heads != NULL) return (list_runs){ .lines = line_runs_of(&job->heads[task->head_begin], task->t_begin), .is_lines = true };
+    const uint64_t *list = key_list_of(job->lists, task->head_begin, task->t_begin / KEY_BLOCK);
+    return (list_runs){ .blocks = { .list = list, .k_end = task->t_end } };
+}
+
+static bool list_runs_next(list_runs *it, int32_t *begin, int32_t *end)
+{
+    return it->is_lines ? line_runs_next(&it->lines, begin, end) : key_runs_next(&it->blocks, begin, end);
+}
+
 /* Fills st->keys with the next keys of a list, a whole tile while there are so many; returns how many.  *begin and *end are
  * what is left of the run at hand. */
-static int32_t pack_keys(const tile_state *st, key_runs *it, int32_t *begin, int32_t *end)
+static int32_t pack_keys(const tile_state *st, list_runs *it, int32_t *begin, int32_t *end)
 {
     int32_t n = 0;
-    while (n < ATTN_TILE_K && (*begin < *end || key_runs_next(it, begin, end))) {
+    while (n < ATTN_TILE_K && (*begin < *end || list_runs_next(it, begin, end))) {
         while (n < ATTN_TILE_K && *begin < *end) st->keys[n++] = (*begin)++;
     }
     return n;
@@ -475,10 +494,9 @@ static void find_last_keys(const tile_state *st, int32_t n)
 
 /* A tile is the next ATTN_TILE_K keys of the list, wherever they lie; a list of all keys makes the tiles of a dense pattern,
  * and its bits. */
-static void walk_list(const tile_state *st, const key_lists *lists)
+static void walk_list(const tile_state *st, const attn_job *job)
 {
-    const attn_task *task = st->task;
-    key_runs it = { .list = key_list_of(lists, task->head_begin, task->t_begin / KEY_BLOCK), .k_end = task->t_end };
+    list_runs it = list_runs_of(job, st->task);
     int32_t begin = 0, end = 0;
     for (int32_t n; (n = pack_keys(st, &it, &begin, &end)) > 0;) {
         const bool is_guarded = load_tile(st, 0, n);
@@ -499,7 +517,7 @@ static void tile_run(const attn_job *job, const attn_task *task, void *scratch)
     tiles_begin();
 #endif
     load_q(&st);
-    if (job->lists != NULL) walk_list(&st, job->lists);
+    if (job->lists != NULL || job->heads != NULL) walk_list(&st, job);
     else walk_pattern(&st);
 #ifdef ATTN_TILES
     tiles_end();

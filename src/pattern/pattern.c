@@ -10,14 +10,15 @@ const char *tmx_pattern_name(tmx_pattern_kind kind)
     case TMX_PATTERN_TRIANGLE: return "triangle";
     case TMX_PATTERN_XATTENTION: return "xattention";
     case TMX_PATTERN_FLEXPREFILL: return "flexprefill";
+    case TMX_PATTERN_MINFERENCE: return "minference";
     case TMX_PATTERN_S2O: return "s2o";
     }
     return "unknown";
 }
 
-bool tmx_pattern_is_dynamic(tmx_pattern_kind kind) 
+bool tmx_pattern_is_dynamic(tmx_pattern_kind kind)
 {
-    return kind == TMX_PATTERN_XATTENTION || kind == TMX_PATTERN_FLEXPREFILL || kind == TMX_PATTERN_S2O;
+    return kind == TMX_PATTERN_XATTENTION || kind == TMX_PATTERN_FLEXPREFILL || kind == TMX_PATTERN_MINFERENCE || kind == TMX_PATTERN_S2O;
 }
 
 tmx_status pattern_check(const tmx_pattern *p, tmx_error *err)
@@ -28,6 +29,7 @@ tmx_status pattern_check(const tmx_pattern *p, tmx_error *err)
     case TMX_PATTERN_TRIANGLE: break;
     case TMX_PATTERN_XATTENTION:
     case TMX_PATTERN_FLEXPREFILL:
+    case TMX_PATTERN_MINFERENCE:
     case TMX_PATTERN_S2O:
         return refuse(err, TMX_E_ARG, "pattern kind: %s is dynamic, no pattern of positions", tmx_pattern_name(p->kind));
     default:

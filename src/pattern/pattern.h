@@ -21,6 +21,7 @@ HOST_DEVICE static inline int32_t pattern_first_dense_row(const tmx_pattern *p, 
     case TMX_PATTERN_TRIANGLE: return n_prompt - min_i32(p->n_last, n_prompt - 1);
     case TMX_PATTERN_XATTENTION:
     case TMX_PATTERN_FLEXPREFILL:
+    case TMX_PATTERN_MINFERENCE:
     case TMX_PATTERN_S2O: break;                       /* pattern_check lets none in */
     }
     return 0;

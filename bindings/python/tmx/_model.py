@@ -52,7 +52,7 @@ def type_of(name: str) -> int:
 class Pattern(NamedTuple):
     """Which (query, key) pairs a layer computes: "dense", "streaming" or "triangle", and its sizes in tokens.
 
-    A plan's layer may also be "xattention", "flexprefill" or "s2o", whose pairs depend on the prompt: nothing is visible, pairs() is 0.
+    A plan's layer may also be "xattention", "flexprefill", "minference" or "s2o", whose pairs depend on the prompt: nothing is visible, pairs() is 0.
     """
     kind: str
     n_sink: int = _abi.Defaults.TMX_DEFAULT_SINK.value
