@@ -32,7 +32,8 @@ _Static_assert(TMX_TYPE_DEFAULT == 0 && TMX_TYPE_F32 == 1 && TMX_TYPE_BF16 == 2,
     { .group = "Plan", .name = "plan", .argument = "SPEC", .kind = OPTION_TEXT, .fallback = "dense", \
       .offset = offsetof(type, plan.spec), \
       .help = "what each layer may attend to during prefill: dense, triangle (all layers), triangle:16-31, " \
-              "triangle:5,7,10,15-35, streaming:..., xattention(stride=8,threshold=0.9):0-15, flexprefill(gamma=0.9):..., s2o(tau=0.005):..., " \
+              "triangle:5,7,10,15-35, streaming:..., xattention(stride=8,threshold=0.9):0-15, flexprefill(gamma=0.9):..., minference(FILE):..., " \
+              "s2o(tau=0.005):..., " \
               "mix:triangle=16-31,rest=xattention, " \
               "preset:NAME, or the path of a plan file" }, \
     { .group = "Plan", .name = "sink", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1, \

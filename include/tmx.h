@@ -293,6 +293,7 @@ typedef struct tmx_plan tmx_plan;
 /* From a command-line spec, for a model of info->n_layers layers:
  *   "dense" | "triangle" (all layers) | "triangle:16-31" | "triangle:5,7,10,15-35" | "streaming:..." | "preset:NAME"
  *   | "xattention(stride=8,threshold=0.9):0-15" (parameters may be left out)
+ *   | "minference(FILE)" (sizes of every head)
  *   | "mix:triangle=16-31,rest=xattention(threshold=0.95)" | anything else: the path of a plan file.  docs/plans.md
  * Layers with a sliding window of the model's own keep it: "all layers" and "rest" leave them out, naming one is TMX_E_ARG.
  * TMX_E_ARG (a bad spec, a layer out of range or named twice), TMX_E_IO, TMX_E_FORMAT (file; line and column),
@@ -343,7 +344,7 @@ typedef struct tmx_progress {
 typedef struct tmx_session_params {
     int32_t n_ctx;                 /* tokens a sequence may hold; 0 = the model's context */
     int32_t n_chunk;               /* prompt rows worked on at once; 0 = a default; never changes a result; raised to 128
-                                      for a plan with dynamic layers, to n_ctx for flexprefill */
+                                      for a plan with dynamic layers, to n_ctx for flexprefill and minference */
     int32_t n_seqs;                /* sequences; 0 = 1 */
     tmx_type kv_type;              /* DEFAULT = bf16, or f32 when compute is f32 */
     bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */

@@ -210,7 +210,7 @@ static void bad_specs_are_explained(void **state)
     for (size_t i = 0; i < sizeof nothing / sizeof nothing[0]; i++) {
         char text[256];
         snprintf(text, sizeof text, "plan '%s': no such file, and none of dense, METHOD[:LAYERS], mix:METHOD=LAYERS,rest=METHOD, "
-                 "preset:NAME (METHOD triangle, streaming, xattention, flexprefill, s2o; LAYERS as in 5,7,10-29)", nothing[i]);
+                 "preset:NAME (METHOD triangle, streaming, xattention, flexprefill, minference, s2o; LAYERS as in 5,7,10-29)", nothing[i]);
         assert_refused(nothing[i], &smollm, TMX_E_ARG, text);
     }
     tmx_plan *plan;
@@ -245,12 +245,12 @@ static void bad_mixes_are_explained(void **state)
 {
     (void)state;
     static const struct { const char *spec, *text; } cases[] = {
-        { "mix:", "character 5: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
-        { "mix:preset=3", "character 5: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
+        { "mix:", "character 5: expected dense, streaming, triangle, xattention, flexprefill, minference or s2o" },
+        { "mix:preset=3", "character 5: expected dense, streaming, triangle, xattention, flexprefill, minference or s2o" },
         { "mix:triangle", "character 13: expected '='" },
         { "mix:triangle=", "layers '', character 1: found the end, expected a layer number 0..29" },
-        { "mix:triangle=3,", "character 16: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
-        { "mix:triangle=3,,rest=dense", "character 16: expected dense, streaming, triangle, xattention, flexprefill or s2o" },
+        { "mix:triangle=3,", "character 16: expected dense, streaming, triangle, xattention, flexprefill, minference or s2o" },
+        { "mix:triangle=3,,rest=dense", "character 16: expected dense, streaming, triangle, xattention, flexprefill, minference or s2o" },
         { "mix:triangle=3;4", "character 15: expected ',' or the end" },
         { "mix:triangle=30", "layers '30', character 1: layer 30 is out of range 0..29" },
         { "mix:triangle=3,xattention=1-4", "character 27: layer 3 is named twice" },
@@ -340,6 +340,117 @@ static void dynamic_plans_are_files_of_version_2(void **state)
         snprintf(wrong, sizeof wrong, "%.*s%s%s", (int)(at - file), file, cases[i].to, at + strlen(cases[i].from));
         assert_int_equal(plan_read_json(&plan, wrong, strlen(wrong), "p.json", NULL, &err), TMX_E_FORMAT);
         if (strstr(err.text, cases[i].text) == NULL) fail_msg("'%s' lacks '%s'", err.text, cases[i].text);
+    }
+}
+
+/* ---------------------------------------------------------------- MInference's heads */
+
+static const char config[] =
+    "[{\"0\": [\"vertical_and_slash\", 30, 800, 0.93], \"2\": [\"stream_llm\", 100, 700]}, {},\n"
+    " {\"1\": [\"block_sparse\", 0, 0, 1], \"0\": [\"vertical_and_slash\", 1000, 6096]}]";
+
+static const tmx_model_info three = { .architecture = "llama", .n_layers = 3, .n_heads = 4 };
+
+static void assert_head(const tmx_plan *plan, int32_t layer, int32_t head, minference_type type, int32_t a, int32_t b)
+{
+    const minference_head found = plan_minference_head(plan, layer, head);
+    assert_int_equal(found.type, type);
+    assert_int_equal(found.a, a);
+    assert_int_equal(found.b, b);
+}
+
+static void assert_config(const tmx_plan *plan)
+{
+    assert_head(plan, 0, 0, MINFERENCE_VERTICAL_SLASH, 30, 800);
+    assert_head(plan, 0, 1, MINFERENCE_VERTICAL_SLASH, 1000, 6096);
+    assert_head(plan, 0, 2, MINFERENCE_A_SHAPE, 100, 700);
+    assert_head(plan, 1, 3, MINFERENCE_VERTICAL_SLASH, 1000, 6096);
+    assert_head(plan, 2, 0, MINFERENCE_VERTICAL_SLASH, 1000, 6096);
+    assert_head(plan, 2, 1, MINFERENCE_BLOCK_SPARSE, 0, 0);
+}
+
+static void configurations_are_read_and_kept(void **state)
+{
+    (void)state;
+    tmx_plan *plan, *back;
+    tmx_error err;
+    char words[256];
+    write_text("heads.json", config);
+    if (tmx_plan_parse(&plan, "mix:triangle=1,rest=minference(heads.json)", &three, &err) != TMX_OK) fail_msg("%s", err.text);
+    assert_string_equal(tmx_plan_text(plan, words, sizeof words),
+                        "triangle 1 (sink 8, window 512, last 128), minference 0,2 (vertical 1000, slash 6096, by head)");
+    assert_config(plan);
+    assert_int_equal(plan_layer_pattern(plan, 0, 800).kind, TMX_PATTERN_MINFERENCE);
+    assert_int_equal(plan_layer_pattern(plan, 0, 700).kind, TMX_PATTERN_DENSE);        /* every head sees all of it */
+    assert_int_equal(plan_layer_pattern(plan, 2, 6096).kind, TMX_PATTERN_DENSE);
+    assert_int_equal(plan_layer_pattern(plan, 2, 6097).kind, TMX_PATTERN_MINFERENCE);
+    assert_int_equal(tmx_plan_save(plan, "self.json", NULL), TMX_OK);
+    assert_int_equal(remove("heads.json"), 0);         /* the plan file holds the table */
+    if (tmx_plan_parse(&back, "self.json", &three, &err) != TMX_OK) fail_msg("%s", err.text);
+    assert_config(back);
+    tmx_plan_free(back);
+    assert_int_equal(plan_copy(&back, plan, NULL), TMX_OK);
+    tmx_plan_free(plan);
+    assert_config(back);
+    tmx_plan_free(back);
+    const tmx_model_info other = { .architecture = "llama", .n_layers = 3, .n_heads = 8 };
+    assert_refused("self.json", &other, TMX_E_UNSUPPORTED, "self.json: field \"minference.n_heads\": 4, the model has 8");
+    assert_refused("minference(heads.json)", &three, TMX_E_IO, "heads.json: No such file or directory");
+    assert_refused("minference(.)", &three, TMX_E_IO, ".: not a regular file, expected a configuration file");
+    assert_parses_to("minference(vertical=30,slash=800):2-3", &smollm, "minference 2-3 (vertical 30, slash 800), dense 0-1,4-29");
+    assert_parses_to("minference", &smollm, "minference 0-29 (vertical 1000, slash 6096)");
+}
+
+static void broken_configurations_are_explained(void **state)
+{
+    (void)state;
+    static const struct { const char *from, *to, *text; } cases[] = {
+        { "[{", "{\"a\": [{", "c.json:2:" },
+        { "[{\"0\"", "[{}, {\"0\"", "c.json: 4 layers, expected 3" },
+        { "{},", "[],", "c.json: field \"[1]\": found an array, expected an object {...}" },
+        { "\"0\"", "\"4\"", "c.json: field \"[0]\": head \"4\", expected 0..3" },
+        { "\"0\"", "\"00\"", "c.json: field \"[0]\": head \"00\", expected 0..3" },
+        { "\"0\"", "\"-1\"", "c.json: field \"[0]\": head \"-1\", expected 0..3" },
+        { "\"0\"", "\"\"", "c.json: field \"[0]\": head \"\", expected 0..3" },
+        { "\"0\"", "\"99999999999\"", "c.json: field \"[0]\": head \"99999999999\", expected 0..3" },
+        { "\"0\"", "\"2\"", "c.json:1:" },
+        { "[\"vertical_and_slash\", 30, 800, 0.93]", "3", "c.json: field \"[0].0\": found an integer, expected [type, size, size]" },
+        { ", 30, 800, 0.93", ", 30", "c.json: field \"[0].0\": 2 elements, expected [type, size, size] or a score behind them" },
+        { "0.93", "0.93, 1", "c.json: field \"[0].0\": 5 elements" },
+        { "0.93", "\"best\"", "c.json: field \"[0].0\": score: found a string, expected a number" },
+        { "vertical_and_slash", "vertical", "c.json: field \"[0].0\": type \"vertical\", expected vertical_and_slash, stream_llm or block_sparse" },
+        { "\"vertical_and_slash\"", "7", "c.json: field \"[0].0\": type \"\", expected" },
+        { "30, 800", "30.5, 800", "c.json: field \"[0].0[1]\": found a number with a fraction or an exponent, expected an integer" },
+        { "30, 800", "-1, 800", "c.json: field \"[0].0[1]\": found -1, expected 0..16777216" },
+        { "30, 800", "30, 99999999999", "c.json: field \"[0].0[2]\": found 99999999999, expected 0..16777216" },
+        { "100, 700", "100, 0", "c.json: [0].2 window size: 0, expected 1..16777216" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char wrong[sizeof config + 64];
+        const char *at = strstr(config, cases[i].from);
+        tmx_error err;
+        tmx_plan *plan;
+        assert_non_null(at);
+        snprintf(wrong, sizeof wrong, "%.*s%s%s", (int)(at - config), config, cases[i].to, at + strlen(cases[i].from));
+        assert_int_equal(plan_create_dense(&plan, 3, NULL), TMX_OK);
+        assert_int_equal(minference_read_config(plan, wrong, strlen(wrong), "c.json", 4, &err), TMX_E_FORMAT);
+        if (strstr(err.text, cases[i].text) == NULL) fail_msg("%zu: '%s' lacks '%s'", i, err.text, cases[i].text);
+        tmx_plan_free(plan);
+    }
+    static const struct { const char *spec, *text; } specs[] = {
+        { "minference(", "character 12: expected a file and ')', or one of vertical, slash" },
+        { "minference()", "character 12: expected a file and ')', or one of vertical, slash" },
+        { "minference(x.json", "character 18: expected a file and ')', or one of vertical, slash" },
+        { "minference(slash=1.5)", "character 18: slash: expected a whole number" },
+        { "minference(slash=16777217)", "minference slash: 16777217, expected 0..16777216" },
+        { "minference(diagonal=3)", "character 12: expected one of vertical, slash" },
+        { "minference(x.json)0", "x.json: No such file or directory" },
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        tmx_error err;
+        tmx_plan *plan;
+        assert_int_not_equal(tmx_plan_parse(&plan, specs[i].spec, &three, &err), TMX_OK);
+        if (strstr(err.text, specs[i].text) == NULL) fail_msg("%s: '%s' lacks '%s'", specs[i].spec, err.text, specs[i].text);
     }
 }
 
@@ -457,10 +568,10 @@ static void wrong_files_are_explained(void **state)
         /* B3 */
         { "\"streaming\"", "\"triangel\"", TMX_E_FORMAT,
           "p.json: field \"layers[1]\": found \"triangel\", expected dense, streaming, triangle, "
-          "xattention, flexprefill or s2o" },
+          "xattention, flexprefill, minference or s2o" },
         { "\"streaming\"", "\"Dense\"", TMX_E_FORMAT,
           "p.json: field \"layers[1]\": found \"Dense\", expected dense, streaming, triangle, "
-          "xattention, flexprefill or s2o" },
+          "xattention, flexprefill, minference or s2o" },
         { "\"streaming\"", "[]", TMX_E_FORMAT, "p.json: field \"layers[1]\": found an array, expected a pattern name" },
         { "\"min_tokens\": 0", "\"min_tokens\": -1", TMX_E_FORMAT,
           "p.json: field \"min_tokens\": found -1, expected 0..2147483647" },
@@ -617,7 +728,7 @@ static void odd_files_are_refused(void **state)
     assert_refused("/dev/zero", &smollm, TMX_E_IO, "/dev/zero: not a regular file, expected a plan file");
     assert_refused("loop", &smollm, TMX_E_IO, "loop: Too many levels of symbolic links");
     assert_refused("dangling", &smollm, TMX_E_ARG, "plan 'dangling': no such file, and none of dense, METHOD[:LAYERS], "
-                   "mix:METHOD=LAYERS,rest=METHOD, preset:NAME (METHOD triangle, streaming, xattention, flexprefill, s2o; LAYERS as in 5,7,10-29)");
+                   "mix:METHOD=LAYERS,rest=METHOD, preset:NAME (METHOD triangle, streaming, xattention, flexprefill, minference, s2o; LAYERS as in 5,7,10-29)");
     assert_refused("huge.json", &smollm, TMX_E_FORMAT, "huge.json: 1073741824 bytes, a plan file has at most 1048576");
     assert_refused("empty.json", &smollm, TMX_E_FORMAT, "empty.json:1:0: '[' or '{' expected near end of file");
 }
@@ -979,6 +1090,8 @@ int main(void)
         cmocka_unit_test(mixes_and_methods_are_read),
         cmocka_unit_test(bad_mixes_are_explained),
         cmocka_unit_test(dynamic_plans_are_files_of_version_2),
+        cmocka_unit_test_setup_teardown(configurations_are_read_and_kept, enter_folder, leave_folder),
+        cmocka_unit_test(broken_configurations_are_explained),
         cmocka_unit_test(a_refused_list_leaves_the_flags),
         cmocka_unit_test(presets_fit_their_model_only),
         cmocka_unit_test_setup_teardown(files_say_what_they_mean, enter_folder, leave_folder),

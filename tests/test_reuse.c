@@ -245,7 +245,7 @@ static void dynamic_layers_keep_dense_prompts_only(void **state)
 {
     (void)state;
     enum { LONG = 2 * KEY_BLOCK };     /* the longest prompt that xattention leaves dense */
-    static const tmx_pattern_kind kinds[] = { TMX_PATTERN_XATTENTION, TMX_PATTERN_FLEXPREFILL, TMX_PATTERN_S2O };
+    static const tmx_pattern_kind kinds[] = { TMX_PATTERN_XATTENTION, TMX_PATTERN_FLEXPREFILL, TMX_PATTERN_MINFERENCE, TMX_PATTERN_S2O };
     static outcome cold, hot;
     int32_t tokens[MAX_TOKENS];
     make_tokens(tokens, 5);
@@ -256,6 +256,7 @@ static void dynamic_layers_keep_dense_prompts_only(void **state)
         flexprefill *f = &s->plan->flexprefill;
         f->min_budget = KEY_BLOCK;
         s->plan->s2o.segment = KEY_BLOCK;
+        s->plan->minference = (minference){ .vertical = 30, .slash = 50 };
         const int32_t n_dense = plan_dense_tokens(s->plan, kinds[i]);
         assert_in_range(n_dense, 1, LONG);
         answer(s, tokens, 0, 100, &hot);

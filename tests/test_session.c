@@ -261,9 +261,10 @@ static void dynamic_bits_never_move(void **state)
 {
     (void)state;
     static const int32_t chunks[] = { 1, 128, 200, 333, 512, 5000 };
-    enum { N_SPECS = 4 };
+    enum { N_SPECS = 5 };
     static const char *const specs[N_SPECS] = { "xattention(threshold=0.3)", "s2o(segment=128,tau=0.3,sink=8,min_tiles=1)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.4)",
-                                                "flexprefill(gamma=0.4,tau=0.05,min_budget=1)" };
+                                                "flexprefill(gamma=0.4,tau=0.05,min_budget=1)",
+                                                "mix:triangle=1,rest=minference(vertical=30,slash=110)" };
     int32_t tokens[N_LONG];
     random_tokens(tokens, N_LONG, 12);
     for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AMX; isa++) {
@@ -318,6 +319,11 @@ static void a_threshold_of_1_is_dense_to_the_bit(void **state)
             assert_memory_equal(a, b, sizeof a);           /* the budget is the prompt: dense */
             prefill_dynamic(&m, "s2o(segment=384)", 0, tokens, N_LONG, b, &density);
             assert_memory_equal(a, b, sizeof a);           /* two segments: dense */
+            prefill_dynamic(&m, "minference", 0, tokens, N_LONG, b, &density);
+            assert_memory_equal(a, b, sizeof a);
+            assert_true(density == 1);
+            prefill_dynamic(&m, "minference(vertical=30,slash=100)", 0, tokens, N_LONG, b, &density);
+            assert_memory_not_equal(a, b, sizeof a);
             prefill(&m, &dense, 0, tokens, 256, a);        /* two blocks: nothing to drop */
             prefill_dynamic(&m, "xattention(threshold=0.01)", 0, tokens, 256, b, &density);
             assert_memory_equal(a, b, sizeof a);
@@ -331,7 +337,7 @@ static void a_dynamic_batch_is_its_prompts(void **state)
 {
     (void)state;
     enum { N_SEQS = 4 };
-    static const char spec[] = "mix:flexprefill(gamma=0.3,min_budget=1)=1,rest=xattention(threshold=0.3)";
+    static const char spec[] = "mix:flexprefill(gamma=0.3,min_budget=1)=1,minference(vertical=30,slash=100)=0,rest=xattention(threshold=0.3)";
     static const int32_t lengths[N_SEQS] = { 390, 1, N_LONG, 300 }, seqs[N_SEQS] = { 2, 0, 3, 1 };
     static int32_t tokens[N_SEQS][N_LONG];
     static float alone[N_SEQS][TINY_VOCAB], together[N_SEQS][TINY_VOCAB];
@@ -368,15 +374,15 @@ static void a_dynamic_batch_is_its_prompts(void **state)
 static void the_memory_plan_counts_what_a_plan_needs(void **state)
 {
     (void)state;
-    static const char *const specs[] = { "triangle", "xattention", "flexprefill" };
+    static const char *const specs[] = { "triangle", "xattention", "flexprefill", "minference" };
     machine m;
     tmx_error err;
     open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 1);
     const tmx_model_info *info = tmx_model_info_get(m.model);
-    tmx_memory none, with[3];
+    tmx_memory none, with[4];
     tmx_session_params params = { .n_chunk = 64 };
     assert_int_equal(tmx_memory_plan(info, TMX_COMPUTE_AUTO, TMX_ISA_AUTO, &params, 1, &none, &err), TMX_OK);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         tmx_plan *plan;
         assert_int_equal(tmx_plan_parse(&plan, specs[i], info, &err), TMX_OK);
         params.plan = plan;
@@ -386,6 +392,7 @@ static void the_memory_plan_counts_what_a_plan_needs(void **state)
     assert_int_equal(with[0].workspace_bytes, none.workspace_bytes);
     assert_true(with[1].workspace_bytes > none.workspace_bytes);           /* 128 rows */
     assert_true(with[2].workspace_bytes > 2 * with[1].workspace_bytes);    /* 1024 rows */
+    assert_true(with[3].workspace_bytes > 2 * with[1].workspace_bytes);
     close_machine(&m);
 }
 
@@ -396,7 +403,7 @@ static void plans_may_be_set_in_any_order(void **state)
     static const char *const specs[] = { "dense", "xattention(threshold=0.3)", "flexprefill(gamma=0.3,min_budget=1)", "dense",
                                          "mix:flexprefill(gamma=0.4,min_budget=128)=0,xattention(threshold=0.4)=1", "triangle",
                                          "mix:s2o(segment=256,tau=0.3)=0,rest=xattention(threshold=0.4)",
-                                         "xattention(threshold=0.3)" };
+                                         "minference(vertical=30,slash=100)", "xattention(threshold=0.3)" };
     enum { N_SPECS = sizeof specs / sizeof specs[0] };
     int32_t tokens[N_LONG];
     random_tokens(tokens, N_LONG, 14);

@@ -31,6 +31,16 @@ tmx_status minference_head_check(const minference_head *head, const char *name, 
 static int32_t columns_of(const minference_head *head, int32_t n) { return min_i32(n, max_i32(head->a, MINFERENCE_LEAST_COLUMNS)); }
 static int32_t distances_of(const minference_head *head, int32_t n) { return min_i32(n, max_i32(head->b, MINFERENCE_LEAST_DISTANCES)); }
 
+int32_t minference_dense_tokens(const minference_head *head)
+{
+    switch (head->type) {
+    case MINFERENCE_VERTICAL_SLASH: return max_i32(max_i32(head->a, MINFERENCE_LEAST_COLUMNS), max_i32(head->b, MINFERENCE_LEAST_DISTANCES));
+    case MINFERENCE_A_SHAPE: return max_i32(head->a, head->b);
+    case MINFERENCE_BLOCK_SPARSE: return MINFERENCE_BLOCKS * LINE_BLOCK;
+    }
+    return 0;
+}
+
 bool minference_is_known(const minference_head *head, int32_t n, head_keys *keys)
 {
     *keys = (head_keys){ .kind = HEAD_DENSE, .n = n };
@@ -40,8 +50,8 @@ bool minference_is_known(const minference_head *head, int32_t n, head_keys *keys
         keys->n_sink = head->a;
         keys->n_window = head->b;
         return true;
-    case MINFERENCE_VERTICAL_SLASH: return columns_of(head, n) == n || distances_of(head, n) == n;
-    case MINFERENCE_BLOCK_SPARSE: return line_blocks_of(n) <= MINFERENCE_BLOCKS;
+    case MINFERENCE_VERTICAL_SLASH:
+    case MINFERENCE_BLOCK_SPARSE: return n <= minference_dense_tokens(head);
     }
     return true;
 }

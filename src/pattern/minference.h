@@ -49,6 +49,9 @@ extern const char *const minference_type_names[];
 /* What a head keeps that need not be looked at: A-shape, and budgets that hold the whole prompt. */
 bool minference_is_known(const minference_head *head, int32_t n, head_keys *keys);
 
+/* Prompts up to this long are seen whole. */
+int32_t minference_dense_tokens(const minference_head *head);
+
 /* Bytes behind head_keys of a prompt of n tokens, in multiples of 8. */
 size_t minference_room_bytes(int32_t n);
 /* by_key[j], by_distance[D], [n], are changed; order: scratch, int32 [n]; marks: scratch [n / 64 + 1]; room: minference_room_bytes.

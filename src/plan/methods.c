@@ -6,6 +6,8 @@ static tmx_status check_xattention(const tmx_plan *plan, tmx_error *err) { retur
 
 static tmx_status check_flexprefill(const tmx_plan *plan, tmx_error *err) { return flexprefill_check(&plan->flexprefill, err); }
 
+static tmx_status check_minference(const tmx_plan *plan, tmx_error *err) { return minference_check(&plan->minference, err); }
+
 static tmx_status check_s2o(const tmx_plan *plan, tmx_error *err) { return s2o_check(&plan->s2o, err); }
 
 static const method_param xattention_params[] = {
@@ -18,6 +20,11 @@ static const method_param flexprefill_params[] = {
     { .name = "gamma", .at = offsetof(tmx_plan, flexprefill.gamma) },
     { .name = "tau", .at = offsetof(tmx_plan, flexprefill.tau) },
     { .name = "min_budget", .at = offsetof(tmx_plan, flexprefill.min_budget), .is_integer = true },
+};
+
+static const method_param minference_params[] = {
+    { .name = "vertical", .at = offsetof(tmx_plan, minference.vertical), .is_integer = true },
+    { .name = "slash", .at = offsetof(tmx_plan, minference.slash), .is_integer = true },
 };
 
 static const method_param s2o_params[] = {
@@ -34,6 +41,8 @@ const method plan_methods[N_METHODS] = {
       .n_params = sizeof xattention_params / sizeof xattention_params[0] },
     { .kind = TMX_PATTERN_FLEXPREFILL, .params = flexprefill_params, .check = check_flexprefill,
       .n_params = sizeof flexprefill_params / sizeof flexprefill_params[0] },
+    { .kind = TMX_PATTERN_MINFERENCE, .params = minference_params, .check = check_minference,
+      .n_params = sizeof minference_params / sizeof minference_params[0], .read_file = minference_read_file },
     { .kind = TMX_PATTERN_S2O, .params = s2o_params, .check = check_s2o, .n_params = sizeof s2o_params / sizeof s2o_params[0] },
 };
 
@@ -41,6 +50,7 @@ void methods_set_defaults(tmx_plan *plan)
 {
     plan->xattention = (xattention)XATTENTION_DEFAULTS;
     plan->flexprefill = (flexprefill)FLEXPREFILL_DEFAULTS;
+    plan->minference = (minference)MINFERENCE_DEFAULTS;
     plan->s2o = (s2o)S2O_DEFAULTS;
 }
 
@@ -73,7 +83,8 @@ bool method_set(tmx_plan *plan, const method_param *param, double value)
 bool kind_of_name(const char *name, size_t n, tmx_pattern_kind *kind)
 {
     static const tmx_pattern_kind kinds[] = { TMX_PATTERN_DENSE, TMX_PATTERN_STREAMING, TMX_PATTERN_TRIANGLE,
-                                              TMX_PATTERN_XATTENTION, TMX_PATTERN_FLEXPREFILL, TMX_PATTERN_S2O };
+                                              TMX_PATTERN_XATTENTION, TMX_PATTERN_FLEXPREFILL, TMX_PATTERN_MINFERENCE,
+                                              TMX_PATTERN_S2O };
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         const char *known = tmx_pattern_name(kinds[i]);
         if (strlen(known) != n || memcmp(name, known, n) != 0) continue;

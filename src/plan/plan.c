@@ -38,8 +38,15 @@ tmx_status plan_copy(tmx_plan **copy, const tmx_plan *plan, tmx_error *err)
     *p = *plan;
     p->layers = layers;
     p->curve = NULL;
+    p->heads = NULL;
     memcpy(layers, plan->layers, (size_t)plan->n_layers * sizeof *layers);
-    const tmx_status status = tmx_plan_set_curve(p, plan->curve, plan->n_points, err);
+    tmx_status status = tmx_plan_set_curve(p, plan->curve, plan->n_points, err);
+    if (status == TMX_OK && plan->heads != NULL) {
+        const size_t n = (size_t)plan->n_layers * (size_t)plan->n_heads;
+        p->heads = mem_alloc(n, sizeof *p->heads);
+        if (p->heads != NULL) memcpy(p->heads, plan->heads, n * sizeof *p->heads);
+        else status = refuse(err, TMX_E_MEMORY, "plan: no memory for %zu heads", n);
+    }
     if (status != TMX_OK) tmx_plan_free(p);
     else *copy = p;
     return status;
@@ -66,6 +73,7 @@ void tmx_plan_free(tmx_plan *plan)
     if (plan == NULL) return;
     mem_free(plan->layers);
     mem_free(plan->curve);
+    mem_free(plan->heads);
     mem_free(plan);
 }
 
@@ -287,6 +295,7 @@ static void put_layers_of(text_out *out, const tmx_plan *plan, int kind)
         for (int32_t i = 0; i < m->n_params; i++) {
             put(out, "%s%s %.9g", i == 0 ? " (" : ", ", m->params[i].name, method_get(plan, &m->params[i]));
         }
+        if (kind == TMX_PATTERN_MINFERENCE && plan->heads != NULL) put(out, ", by head");
         put(out, ")");
         return;
     }
@@ -305,6 +314,7 @@ const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size)
     put_layers_of(&out, plan, TMX_PATTERN_STREAMING);
     put_layers_of(&out, plan, TMX_PATTERN_XATTENTION);
     put_layers_of(&out, plan, TMX_PATTERN_FLEXPREFILL);
+    put_layers_of(&out, plan, TMX_PATTERN_MINFERENCE);
     put_layers_of(&out, plan, TMX_PATTERN_S2O);
     put_layers_of(&out, plan, TMX_PATTERN_DENSE);
     put_layers_of(&out, plan, OWN_WINDOW);

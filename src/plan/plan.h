@@ -6,6 +6,7 @@
 #include "base/num.h"
 #include "pattern/flexprefill.h"
 #include "pattern/key_lists.h"
+#include "pattern/minference.h"
 #include "pattern/s2o.h"
 #include "pattern/xattention.h"
 #include "plan/model_tag.h"
@@ -17,6 +18,9 @@ struct tmx_plan {
     xattention xattention;         /* of every layer of this kind, as the next */
     flexprefill flexprefill;
     s2o s2o;
+    minference minference;         /* of heads that `heads` does not tell */
+    minference_head *heads;        /* [n_layers][n_heads] of MInference, NULL: none is told */
+    int32_t n_heads;
     model_tag model;
     char note[512];                /* UTF-8 */
     int32_t min_tokens;            /* shorter prompts run dense */
@@ -38,6 +42,19 @@ static inline int32_t plan_dense_tokens(const tmx_plan *plan, tmx_pattern_kind k
     return tmx_pattern_is_dynamic(kind) ? 2 * KEY_BLOCK : 0;
 }
 
+minference_head plan_minference_head(const tmx_plan *plan, int32_t layer, int32_t head);
+
+/* Does every head of an MInference layer see the whole of a prompt so short? */
+static inline bool plan_sees_all(const tmx_plan *plan, int32_t layer, int32_t n_prompt)
+{
+    const int32_t n_heads = plan->heads != NULL ? plan->n_heads : 1;
+    for (int32_t h = 0; h < n_heads; h++) {
+        const minference_head head = plan_minference_head(plan, layer, h);
+        if (n_prompt > minference_dense_tokens(&head)) return false;
+    }
+    return true;
+}
+
 /* What a layer may attend to in a prompt of this final length. */
 static inline tmx_pattern plan_layer_pattern(const tmx_plan *plan, int32_t layer, int32_t n_prompt)
 {
@@ -46,6 +63,7 @@ static inline tmx_pattern plan_layer_pattern(const tmx_plan *plan, int32_t layer
     }
     tmx_pattern p = plan->layers[layer];
     if (n_prompt < plan->min_tokens || n_prompt <= plan_dense_tokens(plan, p.kind)) p.kind = TMX_PATTERN_DENSE;
+    if (p.kind == TMX_PATTERN_MINFERENCE && plan_sees_all(plan, layer, n_prompt)) p.kind = TMX_PATTERN_DENSE;
     return p;
 }
 
@@ -69,11 +87,11 @@ static inline uint32_t plan_dynamic_kinds(const tmx_plan *plan)
 
 static inline bool plan_is_static(const tmx_plan *plan) { return plan_dynamic_kinds(plan) == 0; }
 
-/* Prompts may be cut into chunks at multiples of this many tokens; FlexPrefill looks at a prompt's end first, S2O at segments of
- * whole blocks. */
+/* Prompts may be cut into chunks at multiples of this many tokens; FlexPrefill and MInference look at a prompt's end first, S2O at
+ * segments of whole blocks. */
 static inline int32_t plan_row_unit(const tmx_plan *plan)
 {
-    if (plan_has(plan, TMX_PATTERN_FLEXPREFILL)) return INT32_MAX;
+    if (plan_has(plan, TMX_PATTERN_FLEXPREFILL) || plan_has(plan, TMX_PATTERN_MINFERENCE)) return INT32_MAX;
     if (plan_has(plan, TMX_PATTERN_S2O)) return plan->s2o.segment;
     return plan_is_static(plan) ? 1 : KEY_BLOCK;
 }

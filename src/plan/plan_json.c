@@ -47,11 +47,12 @@ static tmx_status read_layers(const strict_reader *r, json_t *root, tmx_plan *p)
 /* "xattention": {"stride": 8, ...}: all parameters of a method, for the layers that name it. */
 static tmx_status read_method(const strict_reader *r, json_t *object, const method *m, tmx_plan *p)
 {
-    enum { MAX_PARAMS = 8 };
-    const char *known[MAX_PARAMS + 1] = { NULL };
+    enum { MAX_PARAMS = 8, TABLE = 2 };
+    const char *known[MAX_PARAMS + TABLE + 1] = { NULL };
     const char *name = tmx_pattern_name(m->kind);
     char field[48];
     for (int32_t i = 0; i < m->n_params && i < MAX_PARAMS; i++) known[i] = m->params[i].name;
+    if (m->kind == TMX_PATTERN_MINFERENCE) known[m->n_params] = "n_heads", known[m->n_params + 1] = "heads";
     snprintf(field, sizeof field, "%s.", name);
     TRY(strict_refuse_unknown_fields(r, object, field, known));
     for (int32_t i = 0; i < m->n_params; i++) {
@@ -61,7 +62,7 @@ static tmx_status read_method(const strict_reader *r, json_t *object, const meth
         if (!method_set(p, &m->params[i], value)) return strict_refuse_field(r, field, "found %g, expected a whole number", value);
     }
     tmx_error why;
-    if (m->check(p, &why) == TMX_OK) return TMX_OK;
+    if (m->check(p, &why) == TMX_OK) return m->kind == TMX_PATTERN_MINFERENCE ? minference_read_plan(r, object, p) : TMX_OK;
     return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
 }
 
@@ -131,7 +132,7 @@ static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_mode
 {
     static const char *const known[] = { "format", "version", "model", "n_sink", "n_window", "n_last", "layers", "note",
                                          "min_tokens", "curve", "xattention",
-                                         "flexprefill", "s2o", NULL };
+                                         "flexprefill", "minference", "s2o", NULL };
     TRY(strict_check_format(r, root, FORMAT_NAME, DYNAMIC_VERSION, known));
     TRY(model_tag_read(r, root, &p->model, &p->n_layers));
     TRY(read_layers(r, root, p));
@@ -141,6 +142,9 @@ static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_mode
     TRY(read_curve(r, root, p));
     if (info == NULL) return TMX_OK;
     TRY(model_tag_check(r, &p->model, p->n_layers, info));
+    if (p->heads != NULL && p->n_heads != info->n_heads) {
+        return refuse(r->err, TMX_E_UNSUPPORTED, "%s: field \"minference.n_heads\": %d, the model has %d", r->file, p->n_heads, info->n_heads);
+    }
     tmx_error why;
     if (plan_bind_windows(p, info, &why) == TMX_OK) return TMX_OK;
     return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
@@ -182,8 +186,8 @@ tmx_status plan_read_file(tmx_plan **plan, const char *path, const tmx_model_inf
 {
     const int fd = strict_open(path);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG)) {
-        return refuse(err, TMX_E_ARG, "plan '%.72s': no such file, and none of dense, METHOD[:LAYERS], mix:METHOD=LAYERS,rest=METHOD, "
-                      "preset:NAME (METHOD triangle, streaming, xattention, flexprefill, s2o; LAYERS as in 5,7,10-29)", path);
+        return refuse(err, TMX_E_ARG, "plan '%.60s': no such file, and none of dense, METHOD[:LAYERS], mix:METHOD=LAYERS,rest=METHOD, "
+                      "preset:NAME (METHOD triangle, streaming, xattention, flexprefill, minference, s2o; LAYERS as in 5,7,10-29)", path);
     }
     if (fd < 0) return refuse(err, TMX_E_IO, "%s: %s", path_tail(path), strerror(errno));
     const tmx_status status = read_open_file(plan, fd, path, info, err);
@@ -221,6 +225,7 @@ static bool add_methods(json_t *root, const tmx_plan *plan)
             json_t *number = m->params[k].is_integer ? json_integer((json_int_t)value) : json_real(value);
             is_whole = json_object_set_new(object, m->params[k].name, number) == 0;
         }
+        if (is_whole && m->kind == TMX_PATTERN_MINFERENCE) is_whole = minference_add_json(object, plan);
         if (!is_whole) return false;
     }
     return true;

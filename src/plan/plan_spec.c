@@ -2,7 +2,7 @@
  *
  *   spec   = method [":" layers] | "preset:" name | "mix:" item {"," item} | path of a plan file
  *   item   = method "=" layers | "rest" "=" method            the rest is dense unless named
- *   method = "dense" | "streaming" | "triangle" | dynamic ["(" name "=" number {"," name "=" number} ")"]
+ *   method = "dense" | "streaming" | "triangle" | dynamic ["(" name "=" number {"," name "=" number} ")"] | "minference(" path ")"
  *   layers = range {"," range}, range = number ["-" number]   (plan_parse_layers) */
 #include "base/mem.h"
 #include "base/status.h"
@@ -14,6 +14,7 @@
 
 typedef struct spec_cursor {
     const char *spec, *at;
+    const tmx_model_info *info;
     tmx_plan *plan;
     bool *is_set;                  /* [n_layers] */
     uint32_t kinds;                /* bit of each kind that was named */
@@ -87,6 +88,24 @@ static tmx_status parse_param(spec_cursor *c, const method *m, uint32_t *named, 
     return refuse_spec(c, err, "expected one of %s", known);
 }
 
+/* "(FILE)": up to the bracket, and no name with "=". */
+static tmx_status parse_file(spec_cursor *c, const method *m, tmx_error *err)
+{
+    const char *path = ++c->at;
+    const size_t n = strcspn(path, ")");
+    if (n == 0 || path[n] == '\0') {
+        if (path[n] == '\0') c->at += n;
+        return refuse_spec(c, err, "expected a file and ')', or one of vertical, slash");
+    }
+    char *copy = mem_alloc(n + 1, 1);
+    if (copy == NULL) return refuse(err, TMX_E_MEMORY, "plan: no memory for a path");
+    memcpy(copy, path, n);
+    const tmx_status status = m->read_file(c->plan, copy, c->info, err);
+    mem_free(copy);
+    c->at += n + 1;
+    return status;
+}
+
 /* Values are checked where they can be named: the method's own check. */
 static tmx_status parse_method(spec_cursor *c, tmx_pattern_kind *kind, tmx_error *err)
 {
@@ -97,6 +116,7 @@ static tmx_status parse_method(spec_cursor *c, tmx_pattern_kind *kind, tmx_error
     c->at += n;
     const method *m = method_of(*kind);
     if (m == NULL || *c->at != '(') return TMX_OK;
+    if (m->read_file != NULL && c->at[1 + word_length(c->at + 1)] != '=') return parse_file(c, m, err);
     uint32_t named = 0;
     do {
         c->at++;
@@ -214,7 +234,7 @@ tmx_status plan_read_spec(tmx_plan **plan, const char *spec, const tmx_model_inf
     TRY(plan_create_dense(&p, info->n_layers, err));
     p->model = model_tag_of(info);
     (void)plan_bind_windows(p, info, NULL);            /* all dense: never refused */
-    spec_cursor c = { .spec = spec, .at = spec, .plan = p, .is_set = mem_alloc((size_t)p->n_layers, sizeof *c.is_set) };
+    spec_cursor c = { .spec = spec, .at = spec, .info = info, .plan = p, .is_set = mem_alloc((size_t)p->n_layers, sizeof *c.is_set) };
     tmx_status status;
     if (c.is_set == NULL) status = refuse(err, TMX_E_MEMORY, "plan: no memory for %d flags", p->n_layers);
     else status = parse_spec(&c, info, err);

@@ -35,7 +35,7 @@ static size_t scratch_bytes(const tmx_model_info *m, const tmx_attention_params 
 }
 
 static void lay_out(activations *a, layout *at, const tmx_model_info *m, const tmx_session_params *p, tmx_type act_type,
-                    size_t n_scratch_bytes)
+                    uint32_t dynamic_kinds, size_t n_scratch_bytes)
 {
     const size_t n_rows = (size_t)p->n_chunk, n_embd = (size_t)m->n_embd, n_ff = (size_t)m->n_ff, act = type_bytes(act_type);
     const size_t n_q = (size_t)m->n_heads * (size_t)m->head_dim, n_kv = (size_t)m->n_kv_heads * (size_t)m->head_dim;
@@ -58,7 +58,11 @@ static void lay_out(activations *a, layout *at, const tmx_model_info *m, const t
     a->expert_rows = layout_rows(at, n_expert_rows, 1, sizeof *a->expert_rows);
     a->gathered = layout_rows(at, n_expert_rows, n_embd, act);
     a->expert_out = layout_rows(at, n_expert_rows, n_embd, sizeof(float));
-    a->lists = layout_rows(at, 1, key_lists_bytes(m->n_heads, p->n_chunk, p->n_ctx), 1);
+    const bool has_heads = dynamic_kinds >> TMX_PATTERN_MINFERENCE & 1;
+    const size_t n_heads = has_heads ? (size_t)m->n_heads : 0, n_list_bytes = key_lists_bytes(m->n_heads, p->n_chunk, p->n_ctx);
+    a->lists = layout_rows(at, 1, max_size(n_list_bytes, n_heads * minference_room_bytes(p->n_ctx)), 1);
+    a->chosen_heads = layout_rows(at, n_heads, 1, sizeof *a->chosen_heads);
+    a->found_heads = layout_rows(at, n_heads, 1, sizeof *a->found_heads);
     a->row = layout_rows(at, 1, one_row_floats(m), sizeof(float));
     a->scratch = layout_rows(at, 1, n_scratch_bytes, 1);
 }
@@ -110,7 +114,7 @@ static size_t workspace_bytes(const memory_case *at, const tmx_session_params *p
     }
     activations ignored;
     layout count = { 0 };
-    lay_out(&ignored, &count, m, p, act_type, *n_scratch);
+    lay_out(&ignored, &count, m, p, act_type, at->dynamic_kinds, *n_scratch);
     return count.n_bytes;
 }
 
@@ -156,7 +160,7 @@ static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *er
     }
     layout lay = { .base = r->memory };
     (void)workspace_bytes(&at, &s->params, &r->kv, &r->n_scratch_bytes);
-    lay_out(&r->act, &lay, info, &s->params, r->act_type, r->n_scratch_bytes);
+    lay_out(&r->act, &lay, info, &s->params, r->act_type, at.dynamic_kinds, r->n_scratch_bytes);
     return TMX_OK;
 }
 
@@ -229,37 +233,54 @@ static tmx_attention_params attention_of(const chunk *c, tmx_pattern_kind kind)
     return params;
 }
 
-static void attend_s2o(chunk *c, const tmx_attention_params *params)
+static int64_t attend_s2o(chunk *c, const tmx_attention_params *params)
+{
+    tmx_session *s = c->s;
+    const s2o_result done = attn_s2o(params, &s->plan->s2o, s->pool, NULL);
+    s->timings.estimate_ms += done.estimate_ms;
+    return done.n_pairs;
+}
+
+/* A whole prompt by MInference; returns its pairs over all heads. */
+static int64_t attend_heads(chunk *c, const tmx_attention_params *params)
+{
+    tmx_session *s = c->s;
+    const activations *a = &((const cpu_run *)s->state)->act;
+    const double start = now_ms();
+    int64_t n_pairs = 0;
+    for (int32_t h = 0; h < params->n_heads; h++) a->chosen_heads[h] = plan_minference_head(s->plan, c->layer, h);
+    attn_minference(params, a->chosen_heads, a->found_heads, a->lists, s->pool);
+    s->timings.estimate_ms += now_ms() - start;
+    attn_over_heads(params, a->found_heads, s->pool);
+    for (int32_t h = 0; h < params->n_heads; h++) n_pairs += head_keys_pairs(&a->found_heads[h]);
+    return n_pairs;
+}
+
+static int64_t attend_lists(chunk *c, tmx_pattern_kind kind, const tmx_attention_params *params)
 {
     tmx_session *s = c->s;
     const tmx_attention_seq *seq = params->seqs;
-    const s2o_result done = attn_s2o(params, &s->plan->s2o, s->pool, NULL);
-    s->timings.estimate_ms += done.estimate_ms;
-    session_count_pairs(s, c->layer, seq->q_begin, seq->q_begin + seq->n_q, (double)done.n_pairs / params->n_heads);
+    const double start = now_ms();
+    key_lists lists = key_lists_on(((const cpu_run *)s->state)->act.lists, params->n_heads, seq->q_begin, seq->n_q);
+    if (kind == TMX_PATTERN_FLEXPREFILL) attn_flexprefill(params, &s->plan->flexprefill, &lists, s->pool);
+    else attn_xattention(params, &s->plan->xattention, &lists, s->pool);
+    s->timings.estimate_ms += now_ms() - start;
+    attn_over_lists(params, &lists, s->pool);
+    return key_lists_pairs(&lists, seq->q_begin, seq->q_begin + seq->n_q);
 }
 
 /* Sequences one after the other: the rows so far of one prompt decide what its next rows attend to. */
 static void attend_dynamic(chunk *c, tmx_pattern_kind kind, const tmx_attention_params *all)
 {
     tmx_session *s = c->s;
-    const cpu_run *r = s->state;
     for (int32_t i = 0; i < all->n_seqs; i++) {
         const tmx_attention_seq *seq = &all->seqs[i];
         tmx_attention_params params = *all;
         params.seqs = seq;
         params.n_seqs = 1;
-        if (kind == TMX_PATTERN_S2O) {
-            attend_s2o(c, &params);
-            continue;
-        }
-        const double start = now_ms();
-        key_lists lists = key_lists_on(r->act.lists, params.n_heads, seq->q_begin, seq->n_q);
-        if (kind == TMX_PATTERN_FLEXPREFILL) attn_flexprefill(&params, &s->plan->flexprefill, &lists, s->pool);
-        else attn_xattention(&params, &s->plan->xattention, &lists, s->pool);
-        s->timings.estimate_ms += now_ms() - start;
-        attn_over_lists(&params, &lists, s->pool);
-        const int32_t q_end = seq->q_begin + seq->n_q;
-        session_count_pairs(s, c->layer, seq->q_begin, q_end, (double)key_lists_pairs(&lists, seq->q_begin, q_end) / params.n_heads);
+        const int64_t n_pairs = kind == TMX_PATTERN_MINFERENCE ? attend_heads(c, &params)
+            : kind == TMX_PATTERN_S2O ? attend_s2o(c, &params) : attend_lists(c, kind, &params);
+        session_count_pairs(s, c->layer, seq->q_begin, seq->q_begin + seq->n_q, (double)n_pairs / params.n_heads);
     }
 }
 

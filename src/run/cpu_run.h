@@ -22,7 +22,9 @@ typedef struct activations {
     int32_t *expert_rows;          /* [R]: rows of the expert at work */
     void *gathered;                /* [R][n_embd]                     act    what they read */
     float *expert_out;             /* [R][n_embd] */
-    uint64_t *lists;               /* key lists of a dynamic layer at work */
+    uint64_t *lists;               /* key lists of a dynamic layer at work; or what found_heads points to */
+    minference_head *chosen_heads; /* [n_heads]: MInference's, of the layer at work */
+    head_keys *found_heads;        /* [n_heads] */
     float *row;                    /* single-row work, see one_row.c */
     void *scratch;                 /* for matmul, matvec, attention: the largest of their needs */
 } activations;

@@ -71,10 +71,13 @@ static tmx_status check_plan(const tmx_plan *plan, const tmx_model_info *info, i
         return refuse(err, TMX_E_ARG, "plan: %d layers, the model has %d", plan->n_layers, info->n_layers);
     }
     if (!plan_is_static(plan) && backend_of(info) != &backend_cpu) {
-        int kind = TMX_PATTERN_S2O;
-        while ((plan_dynamic_kinds(plan) >> kind & 1) == 0) kind--;
+        tmx_pattern_kind kind = TMX_PATTERN_S2O;
+        while (!plan_has(plan, kind)) kind--;          /* some kind is dynamic */
         return refuse(err, TMX_E_UNSUPPORTED, "plan: %s layers run on the CPU only, the model is on %s",
-                      tmx_pattern_name((tmx_pattern_kind)kind), info->device);
+                      tmx_pattern_name(kind), info->device);
+    }
+    if (plan->heads != NULL && plan->n_heads != info->n_heads) {
+        return refuse(err, TMX_E_ARG, "plan: minference is configured for %d heads, the model has %d", plan->n_heads, info->n_heads);
     }
     if (plan_has(plan, TMX_PATTERN_FLEXPREFILL) && n_ctx > FLEXPREFILL_MAX_CTX) {
         return refuse(err, TMX_E_ARG, "plan: flexprefill takes a context of up to %d tokens, the session has %d", FLEXPREFILL_MAX_CTX, n_ctx);
