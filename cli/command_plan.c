@@ -2,6 +2,7 @@
 #include "model_choice.h"
 #include "plan_budget.h"
 #include "plan_choice.h"
+#include "plan_search.h"
 #include "report.h"
 
 #include <stdio.h>
@@ -181,7 +182,7 @@ int plan_main(const plan_options *o)
     }
     plan_target t = { 0 };
     int code = open_target(&t, o);
-    if (code == 0) code = show_and_save(o, &t);
+    if (code == 0) code = o->search != NULL ? search_minference(o, t.model, t.pool) : show_and_save(o, &t);
     tmx_file_close(t.file);
     tmx_model_close(t.model);
     tmx_pool_free(t.pool);

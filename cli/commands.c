@@ -211,23 +211,28 @@ static const option_spec plan_rows[] = {
     { .group = "Plan from a probe", .name = "curve", .argument = "N", .kind = OPTION_COUNT, .max = 1024, .fallback = "none",
       AT(curve_step),
       .help = "with --budget: measure 0, N, 2N, ... layers as well, for a whole curve; the choice is among all that was measured" },
-    { .group = "Plan from a probe", .name = "task", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "the probe's", AT(task),
-      .help = "with --budget: the task measured; tmx eval --list-tasks names them" },
+    { .group = "Plan from a probe", .name = "task", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "the probe's; kv_uuid for --search", AT(task),
+      .help = "with --budget or --search: the task measured; tmx eval --list-tasks names them" },
     { .group = "Plan from a probe", .name = "tokens", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 1048576, .initial = -1,
-      .fallback = "the probe's", AT(n_tokens),
-      .help = "with --budget: length of a prompt" },
+      .fallback = "the probe's; 4000 for --search", AT(n_tokens),
+      .help = "with --budget or --search: length of a prompt" },
     { .group = "Plan from a probe", .name = "samples", .argument = "N", .kind = OPTION_COUNT, .min = 1, .max = 100000, .initial = 8,
       AT(n_samples),
-      .help = "with --budget: prompts that dense and every candidate run" },
+      .help = "with --budget or --search: prompts that dense and every candidate run" },
     { .group = "Plan from a probe", .letter = 's', .name = "seed", .argument = "N", .kind = OPTION_INTEGER, .max = 4294967295.0,
       .initial = 1, AT(seed),
-      .help = "with --budget: seed of the prompts; take another than the probe's" },
+      .help = "with --budget or --search: seed of the prompts; take another than the probe's" },
     { .group = "Plan from a probe", .name = "device", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", AT(device),
       .help = "with --budget, what computes: cpu; cuda or cuda:N, an NVIDIA GPU; auto takes the first GPU that can run the model, "
               "else the CPU" },
     { .group = "Plan from a probe", .letter = 't', .name = "threads", .argument = "N", .kind = OPTION_COUNT, .max = MAX_THREADS,
       AT(n_threads),
-      .help = "with --budget: worker threads; 0 = one for every core" },
+      .help = "with --budget or --search: worker threads; 0 = one for every core" },
+    { .group = "Plan from a search", .name = "search", .argument = "METHOD", .kind = OPTION_TEXT, .fallback = "", AT(search),
+      .help = "instead of a plan: minference finds the type and sizes of every head on prompts of one task and writes them to -o, for "
+              "--plan 'minference(FILE)'" },
+    { .group = "Plan from a search", .name = "keep", .argument = "X", .kind = OPTION_NUMBER, .max = 1, .initial = 0.3, AT(keep),
+      .help = "with --search: share of the pairs that every head may keep" },
     { .group = "Output", .letter = 'o', .name = "output", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "",
       AT(output),
       .help = "write the plan to FILE as JSON, tied to this model; the file appears whole or not at all" },
@@ -253,7 +258,7 @@ static const command_example plan_examples[] = {
 
 const command plan_command = {
     .name = "plan",
-    .usage = "-m MODEL (--plan SPEC | --probe FILE (--layers K | --budget kl=X)) [options]",
+    .usage = "-m MODEL (--plan SPEC | --probe FILE ... | --search METHOD -o FILE) [options]",
     .summary = "show what a plan computes in every layer and what it saves; write plan files",
     .description =
         "Shows the pattern of every layer and, for prompts of 2K to 128K tokens, how many query-key pairs the plan "
@@ -627,6 +632,16 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
 {
     if (o->list_presets) return true;
     if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
+    if (o->search != NULL) {
+        if (strcmp(o->search, "minference") != 0) return refuse_line(why, size, "option --search: the one method is minference");
+        if (o->plan.spec != NULL || o->probe != NULL || o->budget != NULL || o->n_layers >= 0 || o->order != NULL || o->picture != NULL
+            || o->note != NULL || o->curve_step > 0 || o->objective != OBJECTIVE_LAYERS) {
+            return refuse_line(why, size, "option --search takes --keep, --task, --tokens, --samples and --seed, and no plan or probe");
+        }
+        if (!(o->keep > 0)) return refuse_line(why, size, "option --keep: expected more than 0, up to 1");
+        if (o->output == NULL) return refuse_line(why, size, "option --search needs -o FILE");
+        return true;
+    }
     if (o->plan.spec == NULL && o->probe == NULL) {
         return refuse_line(why, size, "no plan: give --plan SPEC, or --probe FILE and --layers K or --budget kl=X");
     }

@@ -51,6 +51,8 @@ typedef struct plan_options {
     const char *probe, *order;     /* order NULL = gradient */
     int32_t n_layers;              /* -1 = not given */
     const char *budget;            /* "kl=0.01"; instead of n_layers */
+    const char *search;            /* "minference"; instead of a plan and a probe */
+    double keep;
     int32_t objective;             /* layers, ttft */
     int32_t curve_step;            /* 0 = only what the search needs */
     const char *task;              /* NULL = what the probe's prompts were */

@@ -301,6 +301,8 @@ typedef struct tmx_plan tmx_plan;
 TMX_API tmx_status tmx_plan_parse(tmx_plan **plan, const char *spec, const tmx_model_info *info, tmx_error *err);
 /* Plan file: versioned JSON, read strictly; written atomically (temporary file, fsync, rename). docs/plans.md */
 TMX_API tmx_status tmx_plan_save(const tmx_plan *plan, const char *path, tmx_error *err);
+/* MInference's table of heads alone, in the format of its authors; TMX_E_ARG if the plan has none. */
+TMX_API tmx_status tmx_plan_save_heads(const tmx_plan *plan, const char *path, tmx_error *err);
 TMX_API void tmx_plan_free(tmx_plan *plan);
 TMX_API int32_t tmx_plan_n_layers(const tmx_plan *plan);
 TMX_API const tmx_pattern *tmx_plan_layer(const tmx_plan *plan, int32_t layer);   /* NULL if out of range */
@@ -421,6 +423,26 @@ TMX_API double tmx_session_layer_attention_ms(const tmx_session *session, int32_
 /* Share of the causal query-key pairs that prefill attended to since create or reset, 0..1, mean over heads; of the rows that
  * were computed (in the last layer: single ones).  0 if there were none, or layer is out of range. */
 TMX_API double tmx_session_layer_density(const tmx_session *session, int32_t layer);
+
+/* ---------------------------------------------------------------- MInference's heads */
+
+typedef struct tmx_head_search_params {
+    const tmx_prompt *prompts;     /* [n_prompts]: tokens are read, of more than 256 tokens each; they run dense */
+    int32_t n_prompts;
+    double keep;                   /* share of the causal pairs that every head may keep, more than 0, up to 1 */
+    bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */
+    void *progress_ctx;
+} tmx_head_search_params;
+
+typedef struct tmx_head_search_result {
+    int32_t n_vertical_slash, n_a_shape, n_block_sparse;   /* heads that were looked at: not those of the last layer */
+    double error;                  /* mean over them: ||o - o_dense||^2 / ||o_dense||^2 of a head's output */
+} tmx_head_search_result;
+
+/* For every head the type of MInference that loses least at the same number of pairs, measured on these prompts, with sizes for their
+ * length: a plan of all layers, docs/patterns.md.  On the CPU.  TMX_E_ARG, TMX_E_UNSUPPORTED, TMX_E_MEMORY, TMX_E_CANCELLED. */
+TMX_API tmx_status tmx_minference_search(tmx_plan **plan, const tmx_model *model, tmx_pool *pool, const tmx_head_search_params *params,
+                                         tmx_head_search_result *result, tmx_error *err);
 
 /* ---------------------------------------------------------------- the gradient probe */
 

@@ -123,7 +123,7 @@ tmx_status minference_read_plan(const strict_reader *r, json_t *object, tmx_plan
 
 static bool is_same(minference_head a, minference_head b) { return a.type == b.type && a.a == b.a && a.b == b.b; }
 
-/* All layers; what is as `rest` is left out, unless rest is NULL. */
+/* All layers; what is as `rest` is left out.  rest NULL: all heads, with the score that the authors' reader asks for. */
 static json_t *table_json(const tmx_plan *plan, const minference_head *rest)
 {
     json_t *table = json_array();
@@ -135,7 +135,8 @@ static json_t *table_json(const tmx_plan *plan, const minference_head *rest)
             char key[16];
             if (rest != NULL && is_same(head, *rest)) continue;
             snprintf(key, sizeof key, "%d", h);
-            json_object_set_new(layer, key, json_pack("[s, i, i]", minference_type_names[head.type], (int)head.a, (int)head.b));
+            json_object_set_new(layer, key, rest == NULL ? json_pack("[s, i, i, i]", minference_type_names[head.type], (int)head.a, (int)head.b, 1)
+                                                 : json_pack("[s, i, i]", minference_type_names[head.type], (int)head.a, (int)head.b));
             n++;
         }
         const bool is_whole = json_object_size(layer) == (size_t)n;
@@ -157,6 +158,18 @@ bool minference_add_json(json_t *object, const tmx_plan *plan)
 tmx_status minference_config_text(const tmx_plan *plan, char **text, size_t *n_bytes, tmx_error *err)
 {
     return strict_text(table_json(plan, NULL), "minference configuration", 9, text, n_bytes, err);
+}
+
+tmx_status tmx_plan_save_heads(const tmx_plan *plan, const char *path, tmx_error *err)
+{
+    if (plan == NULL || path == NULL || path[0] == '\0') return refuse(err, TMX_E_ARG, "heads save: no plan or no path");
+    if (plan->heads == NULL) return refuse(err, TMX_E_ARG, "heads save: the plan has no table of heads");
+    char *text;
+    size_t n_bytes;
+    TRY(minference_config_text(plan, &text, &n_bytes, err));
+    const tmx_status status = strict_write_file(path, text, n_bytes, err);
+    mem_free(text);
+    return status;
 }
 
 static strict_reader reader_of(const char *path, tmx_error *err)

@@ -8,6 +8,7 @@
 #include "gguf/blocks.h"
 #include "run/backend.h"
 #include "run/cpu_run.h"
+#include "run/search_heads.h"
 
 #include <assert.h>
 
@@ -241,6 +242,21 @@ static int64_t attend_s2o(chunk *c, const tmx_attention_params *params)
     return done.n_pairs;
 }
 
+/* A whole prompt dense, and every candidate of a search beside it. */
+static int64_t search_heads(chunk *c, const tmx_attention_params *params)
+{
+    tmx_session *s = c->s;
+    const activations *a = &((const cpu_run *)s->state)->act;
+    int64_t n_pairs = 0;
+    for (int32_t h = 0; h < params->n_heads; h++) {
+        a->found_heads[h] = (head_keys){ .kind = HEAD_DENSE, .n = params->seqs->n_q };
+        n_pairs += head_keys_pairs(&a->found_heads[h]);
+    }
+    attn_over_heads(params, a->found_heads, s->pool);
+    search_layer(s->search, c->layer, params, a->chosen_heads, a->found_heads, a->lists, s->pool);
+    return n_pairs;
+}
+
 /* A whole prompt by MInference; returns its pairs over all heads. */
 static int64_t attend_heads(chunk *c, const tmx_attention_params *params)
 {
@@ -269,6 +285,14 @@ static int64_t attend_lists(chunk *c, tmx_pattern_kind kind, const tmx_attention
     return key_lists_pairs(&lists, seq->q_begin, seq->q_begin + seq->n_q);
 }
 
+/* Returns the pairs over all heads. */
+static int64_t attend_by(chunk *c, tmx_pattern_kind kind, const tmx_attention_params *params)
+{
+    if (kind == TMX_PATTERN_S2O) return attend_s2o(c, params);
+    if (kind != TMX_PATTERN_MINFERENCE) return attend_lists(c, kind, params);
+    return c->s->search != NULL ? search_heads(c, params) : attend_heads(c, params);
+}
+
 /* Sequences one after the other: the rows so far of one prompt decide what its next rows attend to. */
 static void attend_dynamic(chunk *c, tmx_pattern_kind kind, const tmx_attention_params *all)
 {
@@ -278,8 +302,7 @@ static void attend_dynamic(chunk *c, tmx_pattern_kind kind, const tmx_attention_
         tmx_attention_params params = *all;
         params.seqs = seq;
         params.n_seqs = 1;
-        const int64_t n_pairs = kind == TMX_PATTERN_MINFERENCE ? attend_heads(c, &params)
-            : kind == TMX_PATTERN_S2O ? attend_s2o(c, &params) : attend_lists(c, kind, &params);
+        const int64_t n_pairs = attend_by(c, kind, &params);
         session_count_pairs(s, c->layer, seq->q_begin, seq->q_begin + seq->n_q, (double)n_pairs / params.n_heads);
     }
 }

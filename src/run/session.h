@@ -24,6 +24,7 @@ struct tmx_session {
     struct segment *segments;      /* [n_seqs]: of the chunk at work, chunk.h */
     tmx_timings timings;           /* attention_ms and rest_ms are filled when asked for */
     double *layer_attention_ms;    /* [n_layers], prefill */
+    struct head_search *search;    /* of a search for MInference's heads (search_heads.h), else NULL */
     double *layer_pairs;           /* [n_layers][2]: pairs that prefill attended to, causal ones there were; per head */
 };
 

@@ -504,6 +504,16 @@ PY
     refused "plan: layer out of range" 1 "layer 30 is out of range 0\.\.29" plan -m "$model" --plan triangle:10-30
     refused "plan: layer twice"        1 "layer 3 is named twice"           plan -m "$model" --plan triangle:3,3
     refused "plan: unknown preset"     1 "preset 'nobody': unknown"         plan -m "$model" --plan preset:nobody
+    printf '[{"0": ["vertical_and_slash", 30, 800]}]' >"$tmp/heads.json"
+    refused "plan: heads of another model" 2 "heads.json: 1 layers, expected 30" plan -m "$model" --plan "minference($tmp/heads.json)"
+    refused "plan: no heads"           2 "nowhere.json: No such file" plan -m "$model" --plan "mix:triangle=3,rest=minference($tmp/nowhere.json)"
+    fine "plan: a search" plan -q -m "$model" --search minference --tokens 400 --samples 1 --keep 0.7 -o "$tmp/heads.json"
+    printed "plan: a search" '^[0-9]+ heads vertical-slash, [0-9]+ A-shape, 0 block-sparse; mean error of a head.s output 0?\.[0-9e-]+$'
+    fine "plan: what it found" plan -m "$model" --plan "minference($tmp/heads.json)"
+    printed "plan: what it found" '^minference 0-29 \(vertical 1000, slash 6096, by head\)$'
+    refused "plan: a search for what"  1 "the one method is minference" plan -m "$model" --search walk -o "$tmp/heads.json"
+    refused "plan: a search for whom"  1 "option --search needs -o FILE" plan -m "$model" --search minference
+    refused "plan: a search and a plan" 1 "no plan or probe" plan -m "$model" --search minference --plan dense -o "$tmp/heads.json"
     refused "plan: another's preset"   2 "made for qwen3"                   plan -m "$model" --plan preset:qwen3-8b
     refused "plan: no such file"       1 "nowhere.json"                     plan -m "$model" --plan "$tmp/nowhere.json"
     fine "plan: written" plan -m "$model" --plan triangle:10-29 --window 64 -o "$tmp/plan.json" --note "a note"
