@@ -27,3 +27,12 @@ void model_choose_experts(const model_shape *s, const float *scores, expert_choi
         chosen[at] = c;
     }
 }
+
+int32_t model_rows_of_expert(const expert_choice *chosen, int32_t n_rows, int32_t n_used, int32_t expert, int32_t *at)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < n_rows * n_used; i++) {
+        if (chosen[i].expert == expert) at[n++] = i;
+    }
+    return n;
+}

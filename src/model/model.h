@@ -79,6 +79,8 @@ typedef struct expert_choice { int32_t expert; float weight; } expert_choice;
 /* The n_experts_used largest of scores [n_experts], the lower index where two are equal, in ascending order of the index; their
  * softmax weights, made to add up to 1.  chosen [n_experts_used] */
 void model_choose_experts(const model_shape *shape, const float *scores, expert_choice *chosen);
+/* Where an expert stands in the choices [n_rows][n_used] of rows: row * n_used + place, ascending -> at [n_rows]; how many. */
+int32_t model_rows_of_expert(const expert_choice *chosen, int32_t n_rows, int32_t n_used, int32_t expert, int32_t *at);
 
 /* What a family finds in a file before anything is packed. */
 typedef struct model_tensors {

@@ -13,28 +13,6 @@ static void product(chunk *c, const matmul_weight *w, const void *x, size_t x_wi
     c->s->timings.matmul_ms += now_ms() - start;
 }
 
-/* Rows that chose expert e -> expert_rows; how many. */
-static int32_t rows_of(const chunk *c, int32_t e)
-{
-    const cpu_run *r = c->s->state;
-    const int32_t n_used = c->s->model->info.n_experts_used;
-    int32_t n = 0;
-    for (int32_t row = 0; row < c->n_rows; row++) {
-        const expert_choice *chosen = r->act.chosen + (size_t)row * (size_t)n_used;
-        for (int32_t i = 0; i < n_used; i++) {
-            if (chosen[i].expert == e) r->act.expert_rows[n++] = row;
-        }
-    }
-    return n;
-}
-
-static float weight_of(const cpu_run *r, int32_t n_used, int32_t row, int32_t e)
-{
-    const expert_choice *chosen = r->act.chosen + (size_t)row * (size_t)n_used;
-    while (chosen->expert != e) chosen++;
-    return chosen->weight;
-}
-
 static void run_expert(chunk *c, int32_t e)
 {
     const cpu_run *r = c->s->state;
@@ -42,15 +20,17 @@ static void run_expert(chunk *c, int32_t e)
     const tmx_model_info *m = &c->s->model->info;
     const model_layer *w = &c->s->model->layers[c->layer];
     const size_t n_embd = (size_t)m->n_embd, n_ff = (size_t)m->n_ff, row_bytes = n_embd * type_bytes(r->act_type);
-    const int32_t n = rows_of(c, e);
+    const int32_t n_used = m->n_experts_used, n = model_rows_of_expert(a->chosen, c->n_rows, n_used, e, a->expert_rows);
     if (n == 0) return;
-    for (int32_t i = 0; i < n; i++) memcpy(act_row(r, a->gathered, i, n_embd), act_row(r, a->normed, a->expert_rows[i], n_embd), row_bytes);
+    for (int32_t i = 0; i < n; i++) {
+        memcpy(act_row(r, a->gathered, i, n_embd), act_row(r, a->normed, a->expert_rows[i] / n_used, n_embd), row_bytes);
+    }
     product(c, w->experts[e].gate_up, a->gathered, n_embd, n, a->gate_up, 2 * n_ff);
     cpu_gate_rows(c, n);
     product(c, w->experts[e].down, a->gated, n_ff, n, a->expert_out, n_embd);
     for (int32_t i = 0; i < n; i++) {
-        const float weight = weight_of(r, m->n_experts_used, a->expert_rows[i], e), *y = a->expert_out + (size_t)i * n_embd;
-        float *x = a->x + (size_t)a->expert_rows[i] * n_embd;
+        const float weight = a->chosen[a->expert_rows[i]].weight, *y = a->expert_out + (size_t)i * n_embd;
+        float *x = a->x + (size_t)(a->expert_rows[i] / n_used) * n_embd;
         for (size_t k = 0; k < n_embd; k++) x[k] += weight * y[k];
     }
 }

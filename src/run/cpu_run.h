@@ -19,7 +19,7 @@ typedef struct activations {
     float *window_cos, *window_sin;        /* the same for layers with a window; NULL where the model has none */
     float *scores;                 /* [R][n_experts]; of no size, as the next four, where there are no experts */
     expert_choice *chosen;         /* [R][n_experts_used] */
-    int32_t *expert_rows;          /* [R]: rows of the expert at work */
+    int32_t *expert_rows;          /* [R]: where the expert at work stands in chosen */
     void *gathered;                /* [R][n_embd]                     act    what they read */
     float *expert_out;             /* [R][n_embd] */
     uint64_t *lists;               /* key lists of a dynamic layer at work; or what found_heads points to */
