@@ -1,7 +1,7 @@
 /* test_probe.c - the gradient probe on a tiny random model: its f64 twin against finite differences, the probe against the
  * twin, and the probe's own kernels against finite differences of whole sections. */
 #include "base/cpu.h"
-#include "probe/probe.h"
+#include "moved_section.h"
 #include "tiny_gradient.h"
 
 #include <setjmp.h>
@@ -130,45 +130,6 @@ static void sums_match_the_twin(void **state)
 
 /* ---------------------------------------------------------------- finite differences of the probe's own kernels */
 
-/* The logit with the probabilities of one section of one layer times 1 + e: the layer's o, made by the production kernels
- * under the patterns that see the section or all but it, is moved, and the passes after it are run again. */
-static double logit_with_section(const machine *m, const int32_t *tokens, int32_t layer, int section, float e)
-{
-    tmx_probe *p = m->probe;
-    const probe_tape *t = &p->tape[layer];
-    run(m, tokens, N_PROMPT, TARGET, NULL, NULL);
-    const size_t n = (size_t)p->n_tokens, n_q = TG_Q, n_kv = TG_KV, n_dim = TINY_HEAD_DIM;
-    float *part = calloc(n * n_q, sizeof *part), *lse = calloc(n * TINY_HEADS, sizeof *lse);
-    const tmx_attention_seq seq = { .q = t->q, .k = t->k, .v = t->v, .out = part, .lse = lse, .n_q = p->n_tokens, .n_prompt = p->n_tokens };
-    const tmx_attention_params params = {
-        .n_heads = TINY_HEADS, .n_kv_heads = TINY_KV_HEADS, .head_dim = TINY_HEAD_DIM, .q_pos_stride = n_q, .q_head_stride = n_dim,
-        .k_pos_stride = n_kv, .k_head_stride = n_dim, .v_pos_stride = n_kv, .v_head_stride = n_dim, .out_pos_stride = n_q,
-        .out_head_stride = n_dim, .seqs = &seq, .n_seqs = 1, .isa = m->model->isa,
-        .pattern = { .kind = TMX_PATTERN_STREAMING, .n_sink = small.n_sink, .n_window = small.n_window },
-    };
-    assert_int_equal(tmx_attention(&params, m->pool, NULL), TMX_OK);
-    float *o = t->o;
-    for (size_t i = 0; i < n; i++) {
-        const bool is_tail = i >= n - (size_t)small.n_last;
-        for (size_t h = 0; h < TINY_HEADS; h++) {
-            const float share = expf(lse[i * TINY_HEADS + h] - t->lse[i * TINY_HEADS + h]);
-            for (size_t d = 0; d < n_dim; d++) {
-                const size_t at = i * n_q + h * n_dim + d;
-                const float streaming = share * part[at], rest = o[at] - streaming;
-                const float moved = section == 0 ? streaming : (section == 1) == is_tail ? rest : 0;
-                o[at] += e * moved;
-            }
-        }
-    }
-    probe_finish_layer(p, layer);
-    for (int32_t l = layer + 1; l < TINY_LAYERS; l++) {
-        probe_forward(p, tokens, l);
-        probe_finish_layer(p, l);
-    }
-    free(part), free(lse);
-    return (double)p->b.logits[TARGET];
-}
-
 static void sums_match_finite_differences_of_sections(void **state)
 {
     (void)state;
@@ -185,8 +146,7 @@ static void sums_match_finite_differences_of_sections(void **state)
         for (int32_t l = 0; l < TINY_LAYERS; l++) {
             for (int section = 0; section < 3; section++) {
                 const tmx_probe_sums *s = tiny_section_of(&layers[l], section);
-                const double up = logit_with_section(&m, tokens, l, section, e), down = logit_with_section(&m, tokens, l, section, -e);
-                const double difference = (up - down) / (2 * (double)e);
+                const double difference = section_difference(m.probe, tokens, N_PROMPT, TARGET, l, section, e);
                 print_message("  layer %d %-9s signed sum %10.6f, finite difference %10.6f\n", l, section_names[section],
                               s->theta_signed, difference);
                 worst = fmax(worst, fabs(difference - s->theta_signed));

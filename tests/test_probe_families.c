@@ -1,5 +1,7 @@
 /* test_probe_families.c - the probe on tiny models of every family: each cell's derivative by finite differences of the f64
- * forward pass, added up over sections. */
+ * forward pass, added up over sections; experts by whole sections of the production kernels too. */
+#include "base/cpu.h"
+#include "moved_section.h"
 #include "tiny_family_f64.h"
 
 #include <setjmp.h>
@@ -60,20 +62,32 @@ static void check_layer(const tf_model *m, const double *cells, int layer, const
     }
 }
 
-static void probe(const tf_model *m, const int32_t *tokens, tmx_compute compute, int32_t n_threads, tmx_probe_layer *layers)
+typedef struct machine { tmx_pool *pool; tmx_model *model; tmx_probe *probe; } machine;
+
+static machine open_machine(const tf_model *m, const tmx_model_params *as, const tmx_probe_params *params, int32_t n_threads)
 {
     tmx_error err;
-    tmx_pool *pool;
-    tmx_model *model;
-    tmx_probe *probe;
-    assert_int_equal(tmx_pool_create(&pool, n_threads, &err), TMX_OK);
-    if (tmx_model_open(&model, m->path, &(tmx_model_params){ .compute = compute }, pool, &err) != TMX_OK) fail_msg("%s", err.text);
+    machine a;
+    assert_int_equal(tmx_pool_create(&a.pool, n_threads, &err), TMX_OK);
+    if (tmx_model_open(&a.model, m->path, as, a.pool, &err) != TMX_OK) fail_msg("%s", err.text);
+    if (tmx_probe_create(&a.probe, a.model, a.pool, params, &err) != TMX_OK) fail_msg("%s: %s", m->spec->name, err.text);
+    return a;
+}
+
+static void close_machine(machine *a)
+{
+    tmx_probe_free(a->probe);
+    tmx_model_close(a->model);
+    tmx_pool_free(a->pool);
+}
+
+static void probe(const tf_model *m, const int32_t *tokens, tmx_compute compute, int32_t n_threads, tmx_probe_layer *layers)
+{
     const tmx_probe_params params = { .n_tokens = N, .sections = { sections.n_sink, sections.n_window, sections.n_last } };
-    if (tmx_probe_create(&probe, model, pool, &params, &err) != TMX_OK) fail_msg("%s: %s", m->spec->name, err.text);
-    if (tmx_probe_run(probe, tokens, N, TARGET, layers, NULL, &err) != TMX_OK) fail_msg("%s: %s", m->spec->name, err.text);
-    tmx_probe_free(probe);
-    tmx_model_close(model);
-    tmx_pool_free(pool);
+    tmx_error err;
+    machine a = open_machine(m, &(tmx_model_params){ .compute = compute }, &params, n_threads);
+    if (tmx_probe_run(a.probe, tokens, N, TARGET, layers, NULL, &err) != TMX_OK) fail_msg("%s: %s", m->spec->name, err.text);
+    close_machine(&a);
 }
 
 static void every_family_matches_finite_differences(void **state)
@@ -87,7 +101,6 @@ static void every_family_matches_finite_differences(void **state)
         tmx_probe_layer exact[8], threaded[8], rounded[8];
         tf_spec spec = tf_specs[i];
         if (spec.n_window > 0 && spec.window_period == 0) continue;    /* the next test's */
-        if (spec.n_experts > 0) continue;
         if (spec.scaling == TF_LINEAR || spec.scaling == TF_DIVISORS) continue;        /* only other frequencies */
         if (spec.n_window > 0) spec.n_window = 6;                      /* cuts through every section */
         tf_create(&m, &spec);
@@ -102,6 +115,47 @@ static void every_family_matches_finite_differences(void **state)
         }
         tf_free(&m);
     }
+}
+
+/* Experts through the production kernels, in a prompt longer than a chunk.  All of them are chosen: where a choice flips between
+ * the two ends of a difference, the logit jumps. */
+static void experts_match_finite_differences_of_sections(void **state)
+{
+    (void)state;
+    enum { N_LONG = PROBE_CHUNK + 37 };
+    const tmx_probe_params params = { .n_tokens = N_LONG, .sections = { 3, 60, 40 } };
+    int32_t tokens[N_LONG];
+    tf_model m;
+    tf_spec spec;
+    tf_tokens(tokens, N_LONG);
+    for (int i = 0; i < TF_N_SPECS; i++) {
+        if (tf_specs[i].n_experts > 0) spec = tf_specs[i];
+    }
+    spec.n_used = spec.n_experts;
+    tf_create(&m, &spec);
+    for (int isa = TMX_ISA_SCALAR; isa <= TMX_ISA_AVX512; isa++) {
+        if (!cpu_has((tmx_isa)isa)) continue;
+        const tmx_model_params as = { .isa = (tmx_isa)isa, .compute = TMX_COMPUTE_F32 };
+        tmx_probe_layer layers[8], again[8];
+        double furthest = 0, largest = 0;
+        machine a = open_machine(&m, &as, &params, 2), b = open_machine(&m, &as, &params, 3);
+        assert_int_equal(tmx_probe_run(a.probe, tokens, N_LONG, TARGET, layers, NULL, NULL), TMX_OK);
+        assert_int_equal(tmx_probe_run(b.probe, tokens, N_LONG, TARGET, again, NULL, NULL), TMX_OK);
+        assert_memory_equal(layers, again, sizeof *layers * (size_t)spec.n_layers);
+        for (int32_t l = 0; l < spec.n_layers; l++) {
+            const double found[3] = { layers[l].streaming.theta_signed, layers[l].last.theta_signed, layers[l].middle.theta_signed };
+            for (int section = 0; section < 3; section++) {
+                const double difference = section_difference(a.probe, tokens, N_LONG, TARGET, l, section, 0.005f);
+                furthest = fmax(furthest, fabs(found[section] - difference));
+                largest = fmax(largest, fabs(difference));
+            }
+        }
+        print_message("  %-8s largest difference by a section %.3g, furthest from its sum %.2g\n", tmx_isa_name((tmx_isa)isa), largest, furthest);
+        assert_true(largest > 0.1 && furthest <= 1e-3);
+        close_machine(&a);
+        close_machine(&b);
+    }
+    tf_free(&m);
 }
 
 static void expect_refused(const char *name, const char *text)
@@ -127,7 +181,6 @@ static void what_it_cannot_is_refused(void **state)
 {
     (void)state;
     expect_refused("mistral", "probe: every layer of this model has a sliding window of 32 tokens of its own; there is none to choose");
-    expect_refused("qwen3moe", "probe: the backward pass of a model with experts is not supported");
 }
 
 static void own_windows_are_not_ranked(void **state)
@@ -181,6 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_family_matches_finite_differences),
+        cmocka_unit_test(experts_match_finite_differences_of_sections),
         cmocka_unit_test(what_it_cannot_is_refused),
         cmocka_unit_test(own_windows_are_not_ranked),
     };

@@ -90,7 +90,6 @@ static tmx_status fill_probe(tmx_probe *p, const tmx_model *model, tmx_pool *poo
     for (int32_t l = 0; l < info->n_layers; l++) {
         if (!tmx_model_layer_has_window(info, l)) p->rope = model_rope(model, l, p->params.n_tokens);
     }
-    if (info->n_experts > 0) return refuse(err, TMX_E_UNSUPPORTED, "probe: the backward pass of a model with experts is not supported");
     if (p->rope == NULL) {
         return refuse(err, TMX_E_UNSUPPORTED, "probe: every layer of this model has a sliding window of %d tokens of its own; there "
                       "is none to choose", info->n_window);

@@ -12,11 +12,20 @@
  *   d_b = [norm_back](d);  d_o = d_b Wo;  attn_back: the sums, d_q, d_k, d_v;  turned back;  [norm_back of heads];
  *   d_y = (d_q, d_k, d_v) Wqkv;  d += norm_back(d_y, x, w1)
  *
+ * Experts in the feed-forward block's place: s = z Wr^T; C, the best k by s, and p = softmax of s over C, for each row;
+ *
+ *   a_e, u_e = z Wgu_e^T;  g_e = gate(a_e) u_e;  x2 = x1 + sum over e in C of p_e (g_e Wd_e^T)
+ *
+ *   h_e = d Wd_e;  r_e = h_e . g_e  (the derivative by p_e);  d_a, d_u = gate_back(p_e h_e);  d_z = sum of (d_a, d_u) Wgu_e
+ *   d_s_e = p_e (r_e - sum over c in C of p_c r_c), 0 outside C;  d_z += d_s Wr;  d += norm_back(d_z, x1, w2)
+ *
+ * with C held fixed: it does not change but where two scores meet.
+ *
  * a and u are made again from x1, which halves what is kept; so are what a branch adds before its norm, and q and k before
  * theirs.  Of the last layer only the last row goes beyond k, v and the
  * probabilities, as in prefill; d is zero in all other rows there.  A family's own step (a bias, a norm of heads or of a
- * branch's output) goes where its forward step stands, here and in the order above: probe_layer.c has both passes, probe_rows.c
- * each row step beside its derivative. */
+ * branch's output) goes where its forward step stands, here and in the order above: probe_layer.c has both passes, probe_experts.c
+ * those of experts, probe_rows.c each row step beside its derivative. */
 #ifndef TMX_PROBE_PROBE_H
 #define TMX_PROBE_PROBE_H
 
@@ -37,21 +46,29 @@ typedef struct probe_tape {
 /* Weights as the backward pass multiplies by them. */
 typedef struct probe_weights {
     matmul_weight *qkv, *attn_output, *gate_up, *down;     /* qkv: not of layer 0, where the backward pass ends */
+    matmul_weight *router;         /* with experts, which have gate_up and down: */
+    expert_weights *experts;       /* [n_experts] */
 } probe_weights;
 
 typedef struct probe_buffers {     /* C = PROBE_CHUNK rows, or N if that is less */
     float *cos, *sin;              /* [N][n_rot / 2]; sin_back is -sin: the turn undone */
     float *sin_back;
     float *window_cos, *window_sin, *window_sin_back;      /* of layers with a window; NULL where there are none */
-    float *branch, *d_branch;      /* [C][n_embd]: what a branch adds, before its norm, and d by it */
+    float *branch, *d_branch;      /* [C][n_embd]: what a branch adds, before its norm, and d by it; experts: one's part of d_z, and d_z */
     void *normed;                  /* [C][n_embd]                     act */
     float *wide;                   /* [C][max(n_q + 2 n_kv, 2 n_ff)]  qkv, or gate_up */
     void *gated;                   /* [C][n_ff]                       act */
-    void *d_act;                   /* [C][max(n_q + 2 n_kv, 2 n_ff, n_embd)]   act: what a backward product reads */
+    void *d_act;                   /* [C][max(n_q + 2 n_kv, 2 n_ff, n_embd, n_experts)]   act: what a backward product reads */
     float *d_wide;                 /* [C][max(n_ff, n_embd)]          what it gives */
     float *d;                      /* [N][n_embd]                     derivative by the residual stream */
     float *d_o;                    /* [N][n_q] */
     float *d_q, *d_kv;             /* attn_back.h */
+    float *scores;                 /* [C][n_experts]: s, then d_s; of no size, as the next five, where there are no experts */
+    expert_choice *chosen;         /* [C][n_experts_used] */
+    float *d_chosen;               /* [C][n_experts_used]: r */
+    int32_t *expert_rows;          /* [C]: where the expert at work stands in chosen */
+    void *gathered;                /* [C][n_embd]                     act: its rows of z, or of d */
+    float *gated_row;              /* [n_ff]: the last layer's g */
     float *x_end, *logits;         /* [n_embd], [n_vocab] */
     float *row;                    /* [max(n_embd, n_q, n_ff)]        f32 row in front of a matvec */
     void *scratch;
@@ -125,12 +142,26 @@ void probe_forward(tmx_probe *p, const int32_t *tokens, int32_t layer);    /* al
 void probe_finish_layer(tmx_probe *p, int32_t layer);  /* from o to the next layer's x, or x_end and logits */
 void probe_begin_backward(tmx_probe *p, int32_t target);
 void probe_backward(tmx_probe *p, int32_t layer, tmx_probe_sums sums[N_SECTIONS]);
+/* y [n_rows][y_width] = or += W x, packed; y = or += W x of one row, from the file in f32. */
+void probe_product(const tmx_probe *p, const matmul_weight *w, const void *x, size_t x_width, int32_t n_rows, float *y,
+                   size_t y_width, bool is_added);
+void probe_row_product(const tmx_probe *p, const gguf_tensor *w, const float *x, float *y, bool is_added);
+/* norm(x1) of the layer -> normed; of the last layer, whose one row s is, -> row, in f32 */
+void probe_norm_ffn(tmx_probe *p, int32_t layer, probe_span s);
+/* [n] act -> f32 */
+void probe_widen_row(const tmx_probe *p, const void *act, size_t n, float *row);
+
+/* ---- probe_experts.c; of the last layer, s is its one row */
+
+void probe_experts(tmx_probe *p, int32_t layer, probe_span s, float *x);   /* tape.x1 -> added to x, the first row of s */
+void probe_experts_back(tmx_probe *p, int32_t layer, probe_span s);        /* tape.x1, d -> d_branch, which is d_z */
 
 /* ---- probe_rows.c; chunk rows lie at the front of the chunk's buffers */
 
 void probe_embed(tmx_probe *p, const int32_t *tokens);                     /* tokens -> tape[0].x, cos, sin */
 void probe_norm(tmx_probe *p, const float *x, const float *weight, probe_span s);      /* x [N][n_embd] -> normed */
-void probe_norm_back(tmx_probe *p, const float *x, const float *weight, probe_span s); /* d += back of d_wide */
+/* d += back of d_y, rows of the chunk */
+void probe_norm_back(tmx_probe *p, const float *d_y, const float *x, const float *weight, probe_span s);
 void probe_add_branch(tmx_probe *p, const float *weight, float *x, probe_span s);      /* branch, normed, added to x [N][n_embd] */
 void probe_branch_back(tmx_probe *p, const float *weight, probe_span s);               /* d by way of the norm of branch -> d_act */
 void probe_place_heads(tmx_probe *p, int32_t layer, probe_span s, bool has_q, bool has_kv);    /* wide -> q, k, v */

@@ -19,6 +19,10 @@ static size_t scratch_bytes(const tmx_model_info *m, int32_t n_tokens, tmx_type 
     for (size_t i = 0; i < sizeof products / sizeof products[0]; i++) {
         n = max_size(n, matmul_scratch_bytes(products[i].n_out, products[i].n_in, n_threads));
     }
+    if (m->n_experts > 0) {
+        n = max_size(n, matmul_scratch_bytes(m->n_experts, m->n_embd, n_threads));
+        n = max_size(n, matmul_scratch_bytes(m->n_embd, m->n_experts, n_threads));
+    }
     const tmx_attention_seq seq = { .n_q = n_tokens, .n_prompt = n_tokens };
     const tmx_attention_params attention = { .q_type = act_type, .kv_type = act_type, .n_heads = m->n_heads,
         .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .isa = isa, .seqs = &seq, .n_seqs = 1,
@@ -55,12 +59,19 @@ static void lay_out(probe_buffers *b, layout *at, const tmx_model_info *m, size_
     b->normed = layout_rows(at, n_chunk, n_embd, act);
     b->wide = layout_rows(at, n_chunk, n_wide, sizeof(float));
     b->gated = layout_rows(at, n_chunk, n_ff, act);
-    b->d_act = layout_rows(at, n_chunk, max_size(n_wide, n_embd), act);
+    b->d_act = layout_rows(at, n_chunk, max_size(max_size(n_wide, n_embd), (size_t)m->n_experts), act);
     b->d_wide = layout_rows(at, n_chunk, max_size(n_ff, n_embd), sizeof(float));
     b->d = layout_rows(at, n, n_embd, sizeof(float));
     b->d_o = layout_rows(at, n, n_q, sizeof(float));
     b->d_q = layout_rows(at, attn_back_rows_padded((int32_t)n) * (size_t)m->n_heads, attn_back_d_pad(m->head_dim), sizeof(float));
     b->d_kv = layout_rows(at, strips.kv_at[strips.n], 1, sizeof(float));
+    const size_t n_expert_rows = m->n_experts > 0 ? n_chunk : 0;
+    b->scores = layout_rows(at, n_expert_rows, (size_t)m->n_experts, sizeof(float));
+    b->chosen = layout_rows(at, n_expert_rows, (size_t)m->n_experts_used, sizeof *b->chosen);
+    b->d_chosen = layout_rows(at, n_expert_rows, (size_t)m->n_experts_used, sizeof(float));
+    b->expert_rows = layout_rows(at, n_expert_rows, 1, sizeof *b->expert_rows);
+    b->gathered = layout_rows(at, n_expert_rows, n_embd, act);
+    b->gated_row = layout_rows(at, n_expert_rows > 0, n_ff, sizeof(float));
     b->x_end = layout_rows(at, 1, n_embd, sizeof(float));
     b->logits = layout_rows(at, 1, (size_t)m->n_vocab, sizeof(float));
     b->row = layout_rows(at, 1, max_size(max_size(n_embd, n_q), n_ff), sizeof(float));
@@ -71,9 +82,10 @@ static void lay_out(probe_buffers *b, layout *at, const tmx_model_info *m, size_
 static uint64_t extra_weight_bytes(const tmx_model_info *m, tmx_compute compute)
 {
     const int32_t n_q = m->n_heads * m->head_dim, n_qkv = n_q + 2 * m->n_kv_heads * m->head_dim;
-    const uint64_t layer = (uint64_t)matmul_weight_bytes(n_q, m->n_embd, compute)
-                         + matmul_weight_bytes(m->n_embd, 2 * m->n_ff, compute)
-                         + matmul_weight_bytes(m->n_ff, m->n_embd, compute);
+    const uint64_t ffn = (uint64_t)matmul_weight_bytes(m->n_embd, 2 * m->n_ff, compute) + matmul_weight_bytes(m->n_ff, m->n_embd, compute);
+    const uint64_t experts = m->n_experts == 0 ? ffn
+        : ffn * (uint64_t)m->n_experts + matmul_weight_bytes(m->n_embd, m->n_experts, compute);
+    const uint64_t layer = (uint64_t)matmul_weight_bytes(n_q, m->n_embd, compute) + experts;
     return layer * (uint64_t)m->n_layers + (uint64_t)matmul_weight_bytes(m->n_embd, n_qkv, compute) * (uint64_t)(m->n_layers - 1)
          + matmul_weight_bytes(n_q, m->n_embd, compute);
 }
@@ -84,7 +96,8 @@ static void count_bytes(const tmx_model_info *m, const tmx_probe_params *p, tmx_
                         tmx_memory *memory, size_t *n_scratch)
 {
     const size_t act = probe_type_bytes(act_type_of(compute)), n_layers = (size_t)m->n_layers;
-    const size_t n_record = sizeof(probe_tape) + sizeof(probe_weights) + sizeof(tmx_probe_layer);
+    const size_t n_record = sizeof(probe_tape) + sizeof(probe_weights) + sizeof(tmx_probe_layer)
+                          + (size_t)m->n_experts * sizeof(expert_weights);
     layout tape = { 0 }, rest = { 0 };
     probe_buffers ignored;
     *n_scratch = scratch_bytes(m, p->n_tokens, act_type_of(compute), isa, n_threads);
@@ -114,6 +127,20 @@ static tmx_status pack(tmx_probe *p, matmul_weight **weight, const gguf_tensor *
                                            p->pool, err);
 }
 
+static tmx_status pack_experts(tmx_probe *p, const layer_tensors *t, probe_weights *w, tmx_error *err)
+{
+    const size_t n = (size_t)p->model->info.n_experts;
+    const tensor_rows *gate = t->experts, *up = gate + n, *down = up + n;
+    TRY(pack(p, &w->router, (const gguf_tensor *[]){ t->router }, 1, err));
+    w->experts = mem_alloc(n, sizeof *w->experts);
+    if (w->experts == NULL) return refuse(err, TMX_E_MEMORY, "probe: out of memory for %zu experts", n);
+    for (size_t e = 0; e < n; e++) {
+        TRY(pack(p, &w->experts[e].gate_up, (const gguf_tensor *[]){ &gate[e].rows, &up[e].rows }, 2, err));
+        TRY(pack(p, &w->experts[e].down, (const gguf_tensor *[]){ &down[e].rows }, 1, err));
+    }
+    return TMX_OK;
+}
+
 static tmx_status pack_weights(tmx_probe *p, tmx_error *err)
 {
     const tmx_model *m = p->model;
@@ -122,6 +149,10 @@ static tmx_status pack_weights(tmx_probe *p, tmx_error *err)
         probe_weights *w = &p->weights[l];
         if (l > 0) TRY(pack(p, &w->qkv, (const gguf_tensor *[]){ t->q, t->k, t->v }, 3, err));
         TRY(pack(p, &w->attn_output, (const gguf_tensor *[]){ t->attn_output }, 1, err));
+        if (t->router != NULL) {
+            TRY(pack_experts(p, t, w, err));
+            continue;
+        }
         TRY(pack(p, &w->gate_up, (const gguf_tensor *[]){ t->gate, t->up }, 2, err));
         TRY(pack(p, &w->down, (const gguf_tensor *[]){ t->down }, 1, err));
     }
@@ -157,6 +188,16 @@ static tmx_status create(tmx_probe *p, tmx_error *err)
     return pack_weights(p, err);
 }
 
+static void free_experts(const probe_weights *w, int32_t n)
+{
+    for (int32_t e = 0; w->experts != NULL && e < n; e++) {
+        matmul_weight_free(w->experts[e].gate_up);
+        matmul_weight_free(w->experts[e].down);
+    }
+    matmul_weight_free(w->router);
+    mem_free(w->experts);
+}
+
 static void free_state(tmx_probe *p)
 {
     for (int32_t l = 0; p->weights != NULL && l < p->model->info.n_layers; l++) {
@@ -164,6 +205,7 @@ static void free_state(tmx_probe *p)
         matmul_weight_free(p->weights[l].attn_output);
         matmul_weight_free(p->weights[l].gate_up);
         matmul_weight_free(p->weights[l].down);
+        free_experts(&p->weights[l], p->model->info.n_experts);
     }
     matmul_weight_free(p->last_q);
     mem_free(p->weights);

@@ -20,13 +20,13 @@ static bool next_chunk(const tmx_probe *p, probe_span *s)
     return s->n > 0;
 }
 
-static void product(const tmx_probe *p, const matmul_weight *w, const void *x, size_t x_width, int32_t n_rows, float *y,
-                    size_t y_width, bool is_added)
+void probe_product(const tmx_probe *p, const matmul_weight *w, const void *x, size_t x_width, int32_t n_rows, float *y,
+                   size_t y_width, bool is_added)
 {
     matmul_run(w, x, x_width, n_rows, y, y_width, is_added, p->b.scratch, p->pool);
 }
 
-static void row_product(const tmx_probe *p, const gguf_tensor *w, const float *x, float *y, bool is_added)
+void probe_row_product(const tmx_probe *p, const gguf_tensor *w, const float *x, float *y, bool is_added)
 {
     const matmul_source source = tensor_source(w);
     matvec_run(&source, x, y, is_added, p->model->isa, p->b.scratch, p->pool);
@@ -70,16 +70,26 @@ void probe_forward(tmx_probe *p, const int32_t *tokens, int32_t layer)
     for (probe_span s = { 0 }; next_chunk(p, &s);) {
         probe_norm(p, p->tape[layer].x, w->attn_norm, s);
         if (probe_is_last(p, layer)) {
-            product(p, p->last_q, p->b.normed, n_embd, s.n, p->b.wide, n_q, false);
+            probe_product(p, p->last_q, p->b.normed, n_embd, s.n, p->b.wide, n_q, false);
             probe_place_heads(p, layer, s, true, false);
-            product(p, p->model->last_kv, p->b.normed, n_embd, s.n, p->b.wide, 2 * n_kv, false);
+            probe_product(p, p->model->last_kv, p->b.normed, n_embd, s.n, p->b.wide, 2 * n_kv, false);
             probe_place_heads(p, layer, s, false, true);
         } else {
-            product(p, w->qkv, p->b.normed, n_embd, s.n, p->b.wide, n_q + 2 * n_kv, false);
+            probe_product(p, w->qkv, p->b.normed, n_embd, s.n, p->b.wide, n_q + 2 * n_kv, false);
             probe_place_heads(p, layer, s, true, true);
         }
     }
     attend(p, layer);
+}
+
+void probe_norm_ffn(tmx_probe *p, int32_t layer, probe_span s)
+{
+    const tmx_model_info *m = &p->model->info;
+    const model_layer *w = &p->model->layers[layer];
+    const float *x1 = p->tape[layer].x1;
+    assert(!probe_is_last(p, layer) || s.n == 1);
+    if (!probe_is_last(p, layer)) probe_norm(p, x1, w->ffn_norm, s);
+    else p->rows->rmsnorm(x1 + (size_t)s.begin * (size_t)m->n_embd, w->ffn_norm, m->rms_eps, m->n_embd, p->b.row, TMX_TYPE_F32);
 }
 
 /* x1 -> wide = (a, u); the last layer's one row by products in f32 straight from the file, as in prefill. */
@@ -87,19 +97,16 @@ static void gate_up(tmx_probe *p, int32_t layer, probe_span s)
 {
     const tmx_model_info *m = &p->model->info;
     const model_layer *w = &p->model->layers[layer];
+    probe_norm_ffn(p, layer, s);
     if (!probe_is_last(p, layer)) {
-        probe_norm(p, p->tape[layer].x1, w->ffn_norm, s);
-        product(p, w->gate_up, p->b.normed, (size_t)m->n_embd, s.n, p->b.wide, 2 * (size_t)m->n_ff, false);
+        probe_product(p, w->gate_up, p->b.normed, (size_t)m->n_embd, s.n, p->b.wide, 2 * (size_t)m->n_ff, false);
         return;
     }
-    assert(s.n == 1);
-    const float *x1 = p->tape[layer].x1 + (size_t)s.begin * (size_t)m->n_embd;
-    p->rows->rmsnorm(x1, w->ffn_norm, m->rms_eps, m->n_embd, p->b.row, TMX_TYPE_F32);
-    row_product(p, w->tensors->gate, p->b.row, p->b.wide, false);
-    row_product(p, w->tensors->up, p->b.row, p->b.wide + m->n_ff, false);
+    probe_row_product(p, w->tensors->gate, p->b.row, p->b.wide, false);
+    probe_row_product(p, w->tensors->up, p->b.row, p->b.wide + m->n_ff, false);
 }
 
-static void widen_row(const tmx_probe *p, const void *act, size_t n, float *row)
+void probe_widen_row(const tmx_probe *p, const void *act, size_t n, float *row)
 {
     for (size_t i = 0; i < n; i++) {
         row[i] = p->act_type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)act)[i]) : ((const float *)act)[i];
@@ -110,7 +117,7 @@ static void widen_row(const tmx_probe *p, const void *act, size_t n, float *row)
 static void add_row_branch(tmx_probe *p, const gguf_tensor *w, const float *norm, float *x)
 {
     const tmx_model_info *m = &p->model->info;
-    row_product(p, w, p->b.row, norm == NULL ? x : p->b.branch, norm == NULL);
+    probe_row_product(p, w, p->b.row, norm == NULL ? x : p->b.branch, norm == NULL);
     if (norm == NULL) return;
     p->rows->rmsnorm(p->b.branch, norm, m->rms_eps, m->n_embd, p->b.branch, TMX_TYPE_F32);
     for (int32_t i = 0; i < m->n_embd; i++) x[i] += p->b.branch[i];
@@ -121,10 +128,10 @@ static void add_branch(tmx_probe *p, const matmul_weight *w, const void *input, 
 {
     const size_t n_embd = (size_t)p->model->info.n_embd;
     if (norm == NULL) {
-        product(p, w, input, n_in, s.n, x + (size_t)s.begin * n_embd, n_embd, true);
+        probe_product(p, w, input, n_in, s.n, x + (size_t)s.begin * n_embd, n_embd, true);
         return;
     }
-    product(p, w, input, n_in, s.n, p->b.branch, n_embd, false);
+    probe_product(p, w, input, n_in, s.n, p->b.branch, n_embd, false);
     probe_add_branch(p, norm, x, s);
 }
 
@@ -137,15 +144,20 @@ static void finish_last_row(tmx_probe *p, int32_t layer)
     const void *o = probe_row(p, p->tape[layer].o, row, n_q);
     float *x1 = p->tape[layer].x1 + row * n_embd;
     memcpy(x1, p->tape[layer].x + row * n_embd, n_embd * sizeof *x1);
-    widen_row(p, o, n_q, p->b.row);
+    probe_widen_row(p, o, n_q, p->b.row);
     add_row_branch(p, t->attn_output, w->attn_branch_norm, x1);
-    gate_up(p, layer, (probe_span){ .begin = (int32_t)row, .n = 1 });
-    probe_gate_row(p, p->b.wide, p->b.wide + m->n_ff, p->b.row, TMX_TYPE_F32);
     memcpy(p->b.x_end, x1, n_embd * sizeof *x1);
-    add_row_branch(p, t->down, w->ffn_branch_norm, p->b.x_end);
+    const probe_span s = { .begin = (int32_t)row, .n = 1 };
+    if (m->n_experts > 0) {
+        probe_experts(p, layer, s, p->b.x_end);
+    } else {
+        gate_up(p, layer, s);
+        probe_gate_row(p, p->b.wide, p->b.wide + m->n_ff, p->b.row, TMX_TYPE_F32);
+        add_row_branch(p, t->down, w->ffn_branch_norm, p->b.x_end);
+    }
 
     p->rows->rmsnorm(p->b.x_end, p->model->output_norm, m->rms_eps, m->n_embd, p->b.row, TMX_TYPE_F32);
-    row_product(p, p->model->tensors.lm_head, p->b.row, p->b.logits, false);
+    probe_row_product(p, p->model->tensors.lm_head, p->b.row, p->b.logits, false);
 }
 
 void probe_finish_layer(tmx_probe *p, int32_t layer)
@@ -162,9 +174,13 @@ void probe_finish_layer(tmx_probe *p, int32_t layer)
         const size_t at = (size_t)s.begin * n_embd, n_bytes = (size_t)s.n * n_embd * sizeof(float);
         memcpy(t->x1 + at, t->x + at, n_bytes);
         add_branch(p, w->attn_output, probe_row(p, t->o, (size_t)s.begin, n_q), n_q, w->attn_branch_norm, t->x1, s);
+        memcpy(next + at, t->x1 + at, n_bytes);
+        if (p->model->info.n_experts > 0) {
+            probe_experts(p, layer, s, next + at);
+            continue;
+        }
         gate_up(p, layer, s);
         probe_gate(p, s);
-        memcpy(next + at, t->x1 + at, n_bytes);
         add_branch(p, w->down, p->b.gated, n_ff, w->ffn_branch_norm, next, s);
     }
 }
@@ -195,10 +211,10 @@ static void ffn_branch_back(tmx_probe *p, int32_t layer, probe_span s)
     }
     if (probe_is_last(p, layer)) {
         probe_gate_row(p, p->b.wide, p->b.wide + n_ff, p->b.row, TMX_TYPE_F32);
-        row_product(p, w->tensors->down, p->b.row, p->b.branch, false);
+        probe_row_product(p, w->tensors->down, p->b.row, p->b.branch, false);
     } else {
         probe_gate(p, s);
-        product(p, w->down, p->b.gated, n_ff, s.n, p->b.branch, n_embd, false);
+        probe_product(p, w->down, p->b.gated, n_ff, s.n, p->b.branch, n_embd, false);
     }
     probe_branch_back(p, w->ffn_branch_norm, s);
 }
@@ -213,10 +229,10 @@ static void attn_branch_back(tmx_probe *p, int32_t layer, probe_span s)
     }
     const void *o = probe_row(p, p->tape[layer].o, (size_t)s.begin, n_q);
     if (probe_is_last(p, layer)) {
-        widen_row(p, o, n_q, p->b.row);
-        row_product(p, w->tensors->attn_output, p->b.row, p->b.branch, false);
+        probe_widen_row(p, o, n_q, p->b.row);
+        probe_row_product(p, w->tensors->attn_output, p->b.row, p->b.branch, false);
     } else {
-        product(p, w->attn_output, o, n_q, s.n, p->b.branch, (size_t)p->model->info.n_embd, false);
+        probe_product(p, w->attn_output, o, n_q, s.n, p->b.branch, (size_t)p->model->info.n_embd, false);
     }
     probe_branch_back(p, w->attn_branch_norm, s);
 }
@@ -225,13 +241,19 @@ static void back_mlp(tmx_probe *p, int32_t layer)
 {
     const probe_weights *w = &p->weights[layer];
     const size_t n_embd = (size_t)p->model->info.n_embd, n_ff = (size_t)p->model->info.n_ff;
+    const model_layer *forward = &p->model->layers[layer];
     for (probe_span s = { .begin = first_row(p, layer) }; next_chunk(p, &s);) {
+        if (p->model->info.n_experts > 0) {
+            probe_experts_back(p, layer, s);
+            probe_norm_back(p, p->b.d_branch, p->tape[layer].x1, forward->ffn_norm, s);
+            continue;
+        }
         gate_up(p, layer, s);
         ffn_branch_back(p, layer, s);
-        product(p, w->down, p->b.d_act, n_embd, s.n, p->b.d_wide, n_ff, false);
+        probe_product(p, w->down, p->b.d_act, n_embd, s.n, p->b.d_wide, n_ff, false);
         probe_gate_back(p, s);
-        product(p, w->gate_up, p->b.d_act, 2 * n_ff, s.n, p->b.d_wide, n_embd, false);
-        probe_norm_back(p, p->tape[layer].x1, p->model->layers[layer].ffn_norm, s);
+        probe_product(p, w->gate_up, p->b.d_act, 2 * n_ff, s.n, p->b.d_wide, n_embd, false);
+        probe_norm_back(p, p->b.d_wide, p->tape[layer].x1, forward->ffn_norm, s);
     }
 }
 
@@ -241,7 +263,7 @@ static void back_output(tmx_probe *p, int32_t layer)
     memset(p->b.d_o, 0, first * n_q * sizeof *p->b.d_o);
     for (probe_span s = { .begin = (int32_t)first }; next_chunk(p, &s);) {
         attn_branch_back(p, layer, s);
-        product(p, p->weights[layer].attn_output, p->b.d_act, n_embd, s.n, p->b.d_o + (size_t)s.begin * n_q, n_q, false);
+        probe_product(p, p->weights[layer].attn_output, p->b.d_act, n_embd, s.n, p->b.d_o + (size_t)s.begin * n_q, n_q, false);
     }
 }
 
@@ -252,10 +274,10 @@ static void make_heads_again(tmx_probe *p, int32_t layer, probe_span s)
     const size_t n_embd = (size_t)p->model->info.n_embd, n_q = n_q_of(p), n_qkv = n_q + 2 * n_kv_of(p);
     probe_norm(p, p->tape[layer].x, w->attn_norm, s);
     if (probe_is_last(p, layer)) {
-        product(p, p->last_q, p->b.normed, n_embd, s.n, p->b.wide, n_qkv, false);
-        product(p, p->model->last_kv, p->b.normed, n_embd, s.n, p->b.wide + n_q, n_qkv, false);
+        probe_product(p, p->last_q, p->b.normed, n_embd, s.n, p->b.wide, n_qkv, false);
+        probe_product(p, p->model->last_kv, p->b.normed, n_embd, s.n, p->b.wide + n_q, n_qkv, false);
     } else {
-        product(p, w->qkv, p->b.normed, n_embd, s.n, p->b.wide, n_qkv, false);
+        probe_product(p, w->qkv, p->b.normed, n_embd, s.n, p->b.wide, n_qkv, false);
     }
 }
 
@@ -265,8 +287,8 @@ static void back_input(tmx_probe *p, int32_t layer, const attn_back *back)
     for (probe_span s = { 0 }; next_chunk(p, &s);) {
         if (p->model->layers[layer].q_norm != NULL) make_heads_again(p, layer, s);
         probe_gather_heads(p, back, layer, s);
-        product(p, p->weights[layer].qkv, p->b.d_act, n_qkv, s.n, p->b.d_wide, n_embd, false);
-        probe_norm_back(p, p->tape[layer].x, p->model->layers[layer].attn_norm, s);
+        probe_product(p, p->weights[layer].qkv, p->b.d_act, n_qkv, s.n, p->b.d_wide, n_embd, false);
+        probe_norm_back(p, p->b.d_wide, p->tape[layer].x, p->model->layers[layer].attn_norm, s);
     }
 }
 

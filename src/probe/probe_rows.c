@@ -12,7 +12,7 @@ typedef struct row_job {
     tmx_probe *p;
     probe_span span;
     const int32_t *tokens;
-    const float *x, *weight;
+    const float *x, *weight, *d_y;
     float *sum;
     int32_t layer;
     bool has_q, has_kv;
@@ -91,7 +91,7 @@ static void norm_back_rows(void *ctx, int32_t task, int32_t thread)
     size_t row;
     for (const size_t end = task_rows(job, task, &row); row < end; row++) {
         const size_t at = ((size_t)job->span.begin + row) * n_embd;
-        p->rows->rmsnorm_back(p->b.d_wide + row * n_embd, job->x + at, job->weight, m->rms_eps, m->n_embd, p->b.d + at);
+        p->rows->rmsnorm_back(job->d_y + row * n_embd, job->x + at, job->weight, m->rms_eps, m->n_embd, p->b.d + at);
     }
 }
 
@@ -101,9 +101,9 @@ void probe_norm(tmx_probe *p, const float *x, const float *weight, probe_span s)
     for_rows(&job, norm_rows);
 }
 
-void probe_norm_back(tmx_probe *p, const float *x, const float *weight, probe_span s)
+void probe_norm_back(tmx_probe *p, const float *d_y, const float *x, const float *weight, probe_span s)
 {
-    row_job job = { .p = p, .span = s, .x = x, .weight = weight };
+    row_job job = { .p = p, .span = s, .x = x, .weight = weight, .d_y = d_y };
     for_rows(&job, norm_back_rows);
 }
 
