@@ -52,14 +52,15 @@ typedef struct dot_sums {
     __m256 sum[4];
 } dot_sums;
 
-/* The weights first, as the expansion has them, then their products: one definition of what a block stands for. */
+/* The weights first, as the expansion has them, then their products: one definition of what a block stands for.  d q is exact (17
+ * bits at most by 5), so rounding once, after m, gives the expansion's bits. */
 ALWAYS_INLINE void add_piece(void *to, size_t i, __m128i q, __m256 d, __m256 m, const bool is_shifted)
 {
     dot_sums *dot = to;
     __m256 w[2];
     piece_widen(q, &w[0], &w[1]);
     UNROLL for (size_t v = 0; v < 2; v++) {
-        w[v] = is_shifted ? _mm256_add_ps(_mm256_mul_ps(d, w[v]), m) : _mm256_mul_ps(d, w[v]);
+        w[v] = is_shifted ? _mm256_fmadd_ps(d, w[v], m) : _mm256_mul_ps(d, w[v]);
         const size_t lane = i / 8 % 4 + v;
         dot->sum[lane] = _mm256_fmadd_ps(w[v], _mm256_loadu_ps(dot->x + i + 8 * v), dot->sum[lane]);
     }
@@ -78,8 +79,47 @@ ALWAYS_INLINE float dot_blocks(const void *row, const float *x, size_t n, take_b
     return fold(dot.sum);
 }
 
-static float dot_q4_0(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q4_0, 32, 18); }
-static float dot_q4_1(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q4_1, 32, 20); }
+/* 32 elements: f16 d, [f16 m,] 16 bytes; element i is the low nibble of byte i, element 16 + i the high one.  The same bits as
+ * by pieces, without widening and conversion: q is a small integer, so a bf16, and a nibble picks the two bytes of it.  The
+ * bytes are first laid so that each unpacked quarter of the block is 8 elements in order:
+ *   lane 0: 0-3, 8-11, 16-19, 24-27    lane 1: 4-7, 12-15, 20-23, 28-31 */
+ALWAYS_INLINE float dot_nibbles(const void *row, const float *x, size_t n, const bool has_min)
+{
+    const __m256i place = _mm256_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, 0, 1, 2, 3, 8, 9, 10, 11,
+                                           4, 5, 6, 7, 12, 13, 14, 15, 4, 5, 6, 7, 12, 13, 14, 15);
+    const __m256i shift = _mm256_setr_epi64x(0, 4, 0, 4), mask = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
+    /* 0..15, or -8..7, in bf16: high bytes, low bytes */
+    const __m128i from_0[2] = {
+        _mm_setr_epi8(0x00, 0x3f, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41),
+        _mm_setr_epi8(0x00, -128, 0x00, 0x40, -128, -96, -64, -32, 0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70),
+    };
+    const __m128i from_minus_8[2] = {
+        _mm_setr_epi8(-63, -64, -64, -64, -64, -64, -64, -65, 0x00, 0x3f, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40),
+        _mm_setr_epi8(0x00, -32, -64, -96, -128, 0x40, 0x00, -128, 0x00, -128, 0x00, 0x40, -128, -96, -64, -32),
+    };
+    const __m256i high = _mm256_broadcastsi128_si256(has_min ? from_0[0] : from_minus_8[0]);
+    const __m256i low = _mm256_broadcastsi128_si256(has_min ? from_0[1] : from_minus_8[1]);
+    const unsigned char *block = row;
+    __m256 sum[4];
+    UNROLL for (int v = 0; v < 4; v++) sum[v] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i += 32, block += has_min ? 20 : 18) {
+        const __m256 scales = _mm256_cvtph_ps(has_min ? _mm_set1_epi32((int)load_u32(block)) : _mm_set1_epi16((short)load_u16(block)));
+        const __m256 d = has_min ? _mm256_moveldup_ps(scales) : scales, m = _mm256_movehdup_ps(scales);
+        const __m256i bytes = _mm256_broadcastsi128_si256(piece_load(block + (has_min ? 4 : 2)));
+        const __m256i q = _mm256_and_si256(_mm256_srlv_epi64(_mm256_shuffle_epi8(bytes, place), shift), mask);
+        const __m256i q_high = _mm256_shuffle_epi8(high, q), q_low = _mm256_shuffle_epi8(low, q);
+        const __m256i half[2] = { _mm256_unpacklo_epi8(q_low, q_high), _mm256_unpackhi_epi8(q_low, q_high) };
+        UNROLL for (size_t v = 0; v < 4; v++) {
+            const __m256i bits = v % 2 == 0 ? _mm256_unpacklo_epi16(zero, half[v / 2]) : _mm256_unpackhi_epi16(zero, half[v / 2]);
+            const __m256 q_v = _mm256_castsi256_ps(bits), w = has_min ? _mm256_fmadd_ps(d, q_v, m) : _mm256_mul_ps(d, q_v);
+            sum[v] = _mm256_fmadd_ps(w, _mm256_loadu_ps(x + i + 8 * v), sum[v]);
+        }
+    }
+    return fold(sum);
+}
+
+static float dot_q4_0(const void *row, const float *x, size_t n) { return dot_nibbles(row, x, n, false); }
+static float dot_q4_1(const void *row, const float *x, size_t n) { return dot_nibbles(row, x, n, true); }
 static float dot_q5_0(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q5_0, 32, 22); }
 static float dot_q5_1(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q5_1, 32, 24); }
 static float dot_q8_0(const void *row, const float *x, size_t n) { return dot_blocks(row, x, n, take_q8_0, 32, 34); }
