@@ -207,17 +207,18 @@ DEVICE float2 rope_angle(int32_t position, float inverse_freq, float factor)
     return make_float2(factor * angle.x, factor * angle.y);
 }
 
-/* A head of the product, and what is added to it and multiplied with it before it is turned. */
-template <typename T> struct finished_head {
+/* A head of the product, and what is added to it and multiplied with it before it is turned: IS_PLAIN, nothing. */
+template <typename T, bool IS_PLAIN> struct finished_head {
     const T *x;
     const float *bias, *weight;    /* NULL: none */
     float scale;                   /* with weight: 1 / sqrt(mean square + eps) */
 };
 
-template <int N, typename T> DEVICE void load_finished(float (&x)[N], const finished_head<T> &head, int32_t e)
+template <int N, typename T, bool IS_PLAIN> DEVICE void load_finished(float (&x)[N], const finished_head<T, IS_PLAIN> &head, int32_t e)
 {
     float other[N];
     load_piece(x, head.x + e);
+    if constexpr (IS_PLAIN) return;
     if (head.bias != NULL) {
         load_piece(other, head.bias + e);
 #pragma unroll
@@ -251,8 +252,8 @@ DEVICE void scale_heads(const gpu_place &place, const T *row, const float *bias,
 
 /* x[0..N) at element e of a head, e < n_rot, turned.  A piece lies within one half, or holds whole pairs; head: where the
  * partners of the pairs are. */
-template <int N, typename T>
-DEVICE void turn(float (&x)[N], const finished_head<T> &head, int32_t e, int32_t n_rot, rope_style style, const float2 *angles)
+template <int N, typename T, bool IS_PLAIN>
+DEVICE void turn(float (&x)[N], const finished_head<T, IS_PLAIN> &head, int32_t e, int32_t n_rot, rope_style style, const float2 *angles)
 {
     const int32_t n_pairs = n_rot / 2;
     float partner[N];
@@ -281,27 +282,28 @@ DEVICE void turn(float (&x)[N], const finished_head<T> &head, int32_t e, int32_t
 }
 
 /* One block = one row: the angles and the scales of normed heads into shared memory, then every head's pieces.  The row comes from
- * memory once: what the scales and the partners of pieces read again is in L1. */
-template <typename T, int N> __global__ void place_heads_kernel(const __grid_constant__ gpu_place place, const T *qkv, tmx_bf16 *q)
+ * memory once: what the scales and the partners of pieces read again is in L1.  Heads without bias and norm have an instance of their
+ * own: 31 registers a thread instead of 43. */
+template <typename T, int N, bool IS_PLAIN> __global__ void place_heads_kernel(const __grid_constant__ gpu_place place, const T *qkv, tmx_bf16 *q)
 {
     extern __shared__ float2 angles[];                     /* [n_rot / 2]; then the scales [n_q + n_kv] */
     const int32_t row = blockIdx.x, position = place.positions[row], n_rot = place.n_rot, head_dim = place.head_dim;
     const int32_t n_q = q != NULL ? place.n_heads : 0, n_kv = place.n_kv_heads, n_all = n_q + 2 * n_kv;
-    const float *bias = place.bias != NULL ? place.bias + (place.n_heads - n_q) * head_dim : NULL;
+    const float *bias = !IS_PLAIN && place.bias != NULL ? place.bias + (place.n_heads - n_q) * head_dim : NULL;
     float *scales = (float *)(angles + n_rot / 2);
     qkv += (size_t)row * n_all * head_dim;
     for (int32_t i = threadIdx.x; i < n_rot / 2; i += blockDim.x) {
         angles[i] = rope_angle(position, place.inverse_freq[i], place.rope_factor);
     }
-    if (place.q_norm != NULL) scale_heads(place, qkv, bias, n_q + n_kv, scales);
+    if (!IS_PLAIN && place.q_norm != NULL) scale_heads(place, qkv, bias, n_q + n_kv, scales);
     __syncthreads();
     const bool is_cached = position >= 0 && position < place.n_ctx;
     const size_t first_kv = (size_t)place.seqs[row] * n_kv;
     const int32_t pieces = head_dim / N;
     for (int32_t item = threadIdx.x; item < n_all * pieces; item += blockDim.x) {
         const int32_t i_head = item / pieces, e = item % pieces * N;
-        finished_head<T> head = { qkv + i_head * head_dim, bias != NULL ? bias + i_head * head_dim : NULL, NULL, 1.0f };
-        if (place.q_norm != NULL && i_head < n_q + n_kv) {
+        finished_head<T, IS_PLAIN> head = { qkv + i_head * head_dim, bias != NULL ? bias + i_head * head_dim : NULL, NULL, 1.0f };
+        if (!IS_PLAIN && place.q_norm != NULL && i_head < n_q + n_kv) {
             head.weight = i_head < n_q ? place.q_norm : place.k_norm;
             head.scale = scales[i_head];
         }
@@ -319,15 +321,21 @@ template <typename T, int N> __global__ void place_heads_kernel(const __grid_con
     }
 }
 
-template <typename T> static void place_heads(const gpu *g, const gpu_place *place, const T *qkv, tmx_bf16 *q)
+template <typename T, bool IS_PLAIN> static void enqueue_place(const gpu *g, const gpu_place *place, const T *qkv, tmx_bf16 *q)
 {
     const int32_t n_turned = place->rope == ROPE_HALF_SPLIT ? place->n_rot / 2 : place->n_rot;
     const bool is_wide = place->head_dim % 8 == 0 && n_turned % 8 == 0 && is_aligned16(qkv) && is_aligned16(q)
         && is_aligned16(place->k) && is_aligned16(place->v) && is_aligned16(place->bias) && is_aligned16(place->q_norm)
         && is_aligned16(place->k_norm);
     const size_t n_shared = place->n_rot / 2 * sizeof(float2) + (place->n_heads + place->n_kv_heads) * sizeof(float);
-    const auto kernel = is_wide ? place_heads_kernel<T, 8> : place_heads_kernel<T, 1>;
+    const auto kernel = is_wide ? place_heads_kernel<T, 8, IS_PLAIN> : place_heads_kernel<T, 1, IS_PLAIN>;
     kernel<<<place->n_rows, ROW_THREADS, n_shared, g->stream>>>(*place, qkv, q);
+}
+
+template <typename T> static void place_heads(const gpu *g, const gpu_place *place, const T *qkv, tmx_bf16 *q)
+{
+    const bool is_plain = place->bias == NULL && place->q_norm == NULL;
+    (is_plain ? enqueue_place<T, true> : enqueue_place<T, false>)(g, place, qkv, q);
 }
 
 extern "C" void gpu_place_heads(gpu *g, const gpu_place *place, const void *qkv, tmx_type qkv_type, void *q)
