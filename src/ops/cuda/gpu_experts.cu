@@ -116,7 +116,8 @@ extern "C" void gpu_group_rows(gpu *g, const gpu_choice *chosen, const gpu_group
 /* A block = 128 places x 128 outputs of one expert, 8 warps of 64 x 32 in fragments of mma.sync; 32 inputs a step, four steps in flight
  * through cp.async.  Rows of shared memory are 40 elements: eight of them, 16 bytes each, meet all banks once (ldmatrix).
  * Shared memory 80 KiB, two blocks an SM on Hopper, one on sm_86. */
-enum { TILE_OUTS = 128, STEP = 32, SMEM_ROW = STEP + 8, N_STAGES = 4, GROUP_THREADS = 256, GROUPS_SMEM = N_STAGES * (GPU_GROUP_ROWS + TILE_OUTS) * SMEM_ROW * 2 };
+enum { TILE_OUTS = 128, STEP = 32, SMEM_ROW = STEP + 8, N_STAGES = 4, GROUP_THREADS = 256,
+       GROUPS_SMEM = N_STAGES * (GPU_GROUP_ROWS + TILE_OUTS) * SMEM_ROW * 2 };
 
 DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
