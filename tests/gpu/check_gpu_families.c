@@ -143,6 +143,25 @@ static void what_is_missing_is_named(tmx_pool *pool)
     }
 }
 
+/* Heads that the kernels forward have, but not those of the way back. */
+static void the_probe_refuses_other_heads(tmx_pool *pool)
+{
+    static const tf_spec spec = { "llama-96", "llama", 2, 4, 2, 96, 96, 1e4, 1, .is_interleaved = true };
+    tf_model file;
+    tmx_model *model = NULL;
+    tmx_probe *probe = NULL;
+    tmx_error err = { 0 };
+    tf_create(&file, &spec);
+    tmx_status status = tmx_model_open(&model, file.path, &(tmx_model_params){ .device = "cuda" }, pool, &err);
+    if (check(status == TMX_OK, "%s: opens %s", spec.name, err.text)) {
+        status = tmx_probe_create(&probe, model, pool, NULL, &err);
+        check(status == TMX_E_UNSUPPORTED && strstr(err.text, "head_dim 96") != NULL, "%s: %s", spec.name, err.text);
+    }
+    tmx_probe_free(probe);
+    tmx_model_close(model);
+    tf_free(&file);
+}
+
 /* False: there is no GPU. */
 static bool check_family(const tf_spec *spec, tmx_pool *pool)
 {
@@ -179,7 +198,10 @@ int main(int argc, char **argv)
         if (argc > 1 && strcmp(argv[1], specs[i].name) != 0) continue;
         has_gpu = check_family(&specs[i], pool);
     }
-    if (has_gpu) what_is_missing_is_named(pool);
+    if (has_gpu) {
+        what_is_missing_is_named(pool);
+        the_probe_refuses_other_heads(pool);
+    }
     tmx_pool_free(pool);
     printf("%d passed, %d failed, %d skipped\n", n_passed, n_failed, n_skipped);
     return n_failed == 0 ? 0 : 1;
