@@ -488,7 +488,7 @@ TMX_API tmx_status tmx_probe_memory(const tmx_model_info *info, tmx_compute comp
 typedef struct tmx_probe tmx_probe;
 
 /* Borrows model and pool until freed.  Runs where the model was opened.  Takes all memory here.  TMX_E_ARG (bad params),
- * TMX_E_MEMORY, TMX_E_UNSUPPORTED (models with experts; on a GPU all but plain llama layers), TMX_E_DEVICE. */
+ * TMX_E_MEMORY, TMX_E_UNSUPPORTED (models with experts; on a GPU Gemma 3), TMX_E_DEVICE. */
 TMX_API tmx_status tmx_probe_create(tmx_probe **probe, const tmx_model *model, tmx_pool *pool, const tmx_probe_params *params,
                                     tmx_error *err);
 TMX_API void tmx_probe_free(tmx_probe *probe);

@@ -104,30 +104,40 @@ void gpu_swiglu_back(gpu *g, const float *d_y, const void *gate_up, tmx_type typ
     fake_gpu_enqueue(g, run_swiglu_back, &args, sizeof args);
 }
 
-typedef struct turn_args { gpu_turn turn; const float *x; void *y; } turn_args;
+typedef struct heads_args { gpu_heads_back heads; const float *d_heads; tmx_bf16 *d_qkv; } heads_args;
 
-static void run_turn_back(const void *args)
+static void run_heads_back(const void *args)
 {
-    const turn_args *a = args;
-    const gpu_turn *t = &a->turn;
+    const heads_args *a = args;
+    const gpu_heads_back *t = &a->heads;
     const row_ops *ops = row_ops_get(TMX_ISA_SCALAR);
-    const size_t n_pairs = (size_t)t->n_rot / 2, head_dim = (size_t)t->head_dim, n_all = (size_t)t->n_all;
-    float back[128];
+    const size_t n_pairs = (size_t)t->n_rot / 2, head_dim = (size_t)t->head_dim, n_heads = (size_t)t->n_heads, n_kv = (size_t)t->n_kv_heads;
+    float back[128], turned[128], raw[128];
     for (size_t r = 0; r < (size_t)t->n_rows; r++) {
         for (size_t i = 0; i < n_pairs; i++) back[i] = -t->sin[r * n_pairs + i];
-        for (size_t h = 0; h < n_all; h++) {
-            const size_t at = (r * n_all + h) * head_dim;
-            tmx_bf16 *to = (tmx_bf16 *)a->y + at;
-            if (h < (size_t)t->n_turned) ops->rope(a->x + at, t->cos + r * n_pairs, back, t->n_rot, t->head_dim, t->rope, to, TMX_TYPE_BF16);
-            else ops->convert(a->x + at, t->head_dim, to, TMX_TYPE_BF16);
+        for (size_t h = 0; h < n_heads + 2 * n_kv; h++) {
+            const size_t at = (r * (n_heads + 2 * n_kv) + h) * head_dim;
+            const float *norm = h < n_heads ? t->q_norm : h < n_heads + n_kv ? t->k_norm : NULL, *d = a->d_heads + at;
+            if (h < n_heads + n_kv) {
+                ops->rope(d, t->cos + r * n_pairs, back, t->n_rot, t->head_dim, t->rope, turned, TMX_TYPE_F32);
+                d = turned;
+            }
+            if (norm != NULL) {
+                float d_raw[128] = { 0 };
+                for (size_t i = 0; i < head_dim; i++) raw[i] = get(t->qkv, at + i) + (t->bias != NULL ? t->bias[h * head_dim + i] : 0);
+                ops->rmsnorm_back(d, raw, norm, t->norm_eps, t->head_dim, d_raw);
+                ops->convert(d_raw, t->head_dim, a->d_qkv + at, TMX_TYPE_BF16);
+            } else {
+                ops->convert(d, t->head_dim, a->d_qkv + at, TMX_TYPE_BF16);
+            }
         }
     }
 }
 
-void gpu_turn_back(gpu *g, const gpu_turn *turn, const float *x, void *y)
+void gpu_heads_back_run(gpu *g, const gpu_heads_back *heads, const float *d_heads, void *d_qkv)
 {
-    const turn_args args = { .turn = *turn, .x = x, .y = y };
-    fake_gpu_enqueue(g, run_turn_back, &args, sizeof args);
+    const heads_args args = { .heads = *heads, .d_heads = d_heads, .d_qkv = d_qkv };
+    fake_gpu_enqueue(g, run_heads_back, &args, sizeof args);
 }
 
 /* ---------------------------------------------------------------- attention */

@@ -2,7 +2,7 @@
  * forward pass, added up over sections; experts by whole sections of the production kernels too. */
 #include "base/cpu.h"
 #include "moved_section.h"
-#include "tiny_family_f64.h"
+#include "tiny_family_gradient.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,39 +17,10 @@ static const tmx_pattern sections = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 2,
 static const double f32_limit = 1e-5, bf16_limit = 0.1;        /* 1.9e-6, 0.019 */
 static double worst[2];
 
-static int section_of(int i, int j)
-{
-    tmx_pattern streaming = sections;
-    streaming.kind = TMX_PATTERN_STREAMING;
-    return pattern_is_visible(&streaming, N, i, j) ? 0 : pattern_is_visible(&sections, N, i, j) ? 1 : 2;
-}
-
-/* d logit / d theta of every pair of a layer, [N][N]. */
-static void finite_differences(const tf_model *m, const int32_t *tokens, int layer, double *cells)
-{
-    const double step = 1e-3;
-    double logits[TF_VOCAB];
-    for (int i = 0; i < N; i++) {
-        for (int j = 0; j <= i; j++) {
-            cells[i * N + j] = 0;
-            for (int sign = -1; sign <= 1; sign += 2) {
-                const tf_theta theta = { .layer = layer, .i = i, .j = j, .factor = 1 + sign * step };
-                tf_forward(&(tf_f64){ .m = m, .theta = &theta, .n = N, .n_ctx = N }, tokens, logits);
-                cells[i * N + j] += sign * logits[TARGET] / (2 * step);
-            }
-        }
-    }
-}
-
 static void check_layer(const tf_model *m, const double *cells, int layer, const tmx_probe_layer *found, bool is_f32)
 {
-    double abs_sums[3] = { 0 }, signed_sums[3] = { 0 };
-    for (int i = 0; i < N; i++) {
-        for (int j = 0; j <= i; j++) {
-            abs_sums[section_of(i, j)] += fabs(cells[i * N + j]);
-            signed_sums[section_of(i, j)] += cells[i * N + j];
-        }
-    }
+    double abs_sums[3], signed_sums[3];
+    tf_section_sums(cells, N, &sections, abs_sums, signed_sums);
     const tmx_probe_sums *const sums[3] = { &found->streaming, &found->last, &found->middle };
     const double size = abs_sums[0] + abs_sums[1] + abs_sums[2];
     for (int s = 0; s < 3; s++) {
@@ -109,7 +80,7 @@ static void every_family_matches_finite_differences(void **state)
         probe(&m, tokens, TMX_COMPUTE_BF16, 1, rounded);
         assert_memory_equal(exact, threaded, sizeof *exact * (size_t)spec.n_layers);
         for (int l = 0; l < spec.n_layers; l++) {
-            finite_differences(&m, tokens, l, cells);
+            tf_finite_differences(&m, tokens, N, TARGET, l, cells);
             check_layer(&m, cells, l, &exact[l], true);
             check_layer(&m, cells, l, &rounded[l], false);
         }

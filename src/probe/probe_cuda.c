@@ -77,7 +77,7 @@ static size_t n_qkv_of(const tmx_model_info *m) { return n_q_of(m) + 2 * n_kv_of
 static tmx_gpu_attention_params attention_params(const tmx_model_info *m, size_t n_ctx, const tmx_gpu_attention_seq *seq)
 {
     const size_t head_dim = (size_t)m->head_dim, n_q = n_q_of(m);
-    return (tmx_gpu_attention_params){
+    return (tmx_gpu_attention_params){                      /* but for the scale, on which no size depends */
         .type = TMX_TYPE_BF16, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim,
         .q_pos_stride = n_q, .q_head_stride = head_dim, .out_pos_stride = n_q, .out_head_stride = head_dim,
         .k_pos_stride = head_dim, .k_head_stride = n_ctx * head_dim, .v_pos_stride = head_dim, .v_head_stride = n_ctx * head_dim,
@@ -198,11 +198,8 @@ static tmx_status check_room(const tmx_probe *p, const tmx_memory *need, tmx_err
 /* What the backward pass lacks, as a noun; NULL: nothing. */
 static const char *missing_feature(const model_shape *s)
 {
-    return s->n_experts > 0 ? "experts" : s->n_window > 0 ? "sliding-window layers" : s->has_head_norms ? "norms of q and k heads"
-         : s->has_branch_norms ? "norms of what a layer adds" : s->has_qkv_bias ? "biases of q, k and v"
-         : s->gate != GATE_SILU ? "a GELU gate" : s->embedding_scale != 0 ? "scaled embeddings"
-         : s->score_scale != 0 ? "attention scores of another scale" : s->scaling.kind == ROPE_LONG ? "LongRoPE"
-         : s->scaling.attention_factor != 1 ? "a factor on RoPE" : NULL;
+    return s->n_experts > 0 ? "experts" : s->n_window > 0 ? "sliding-window layers" : s->has_branch_norms ? "norms of what a layer adds"
+         : s->gate != GATE_SILU ? "a GELU gate" : s->head_dim > 128 ? "heads of more than 128 elements" : NULL;
 }
 
 static tmx_status create(tmx_probe *p, tmx_error *err)
@@ -213,7 +210,7 @@ static tmx_status create(tmx_probe *p, tmx_error *err)
     tmx_memory need;
     void *pinned;
     if (feature != NULL) {
-        return refuse(err, TMX_E_UNSUPPORTED, "probe: %s run on the CPU only so far (--device cpu)", feature);
+        return refuse(err, TMX_E_UNSUPPORTED, "probe: %s: on the CPU only so far (--device cpu)", feature);
     }
     if (m->head_dim != 64 && m->head_dim != 128) {
         return refuse(err, TMX_E_UNSUPPORTED, "probe: head_dim %d: the backward pass on a GPU has 64 and 128; run it with --device cpu",
@@ -268,6 +265,12 @@ static bool next_chunk(const tmx_probe *p, probe_span *s)
 
 static void *bf16_row(void *base, size_t row, size_t width) { return (char *)base + 2 * row * width; }
 static size_t at_row(const tmx_probe *p, int32_t row) { return (size_t)row * (size_t)p->model->info.n_embd; }
+static float scale_of(const tmx_probe *p)
+{
+    const float score_scale = p->model->tensors.shape.score_scale;
+    return score_scale != 0 ? score_scale : (float)(1.0 / sqrt((double)p->model->info.head_dim));
+}
+
 static int32_t first_row(const tmx_probe *p, int32_t layer) { return probe_is_last(p, layer) ? p->n_tokens - 1 : 0; }
 
 /* y = W x, bf16. */
@@ -313,14 +316,18 @@ static void narrow_d(const tmx_probe *p, probe_span s)
 
 /* ---------------------------------------------------------------- forward */
 
-static void place_heads(const tmx_probe *p, const device_tape *t, probe_span s)
+static void place_heads(const tmx_probe *p, int32_t layer, probe_span s)
 {
     const struct probe_device *v = p->device;
     const model_shape *m = &p->model->tensors.shape;
+    const cuda_layer *w = &v->weights->layers[layer];
+    const device_tape *t = &v->tape[layer];
+    const rope_table *table = cuda_rope(p->model, layer, p->params.n_tokens);
     const gpu_place place = {
-        .positions = v->b.positions + s.begin, .seqs = v->b.zeros, .inverse_freq = v->weights->rope.frequency, .rope_factor = 1, .n_rows = s.n,
-        .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .n_rot = m->n_rot, .rope = m->rope,
-        .k = t->k, .v = t->v, .n_ctx = p->params.n_tokens,
+        .positions = v->b.positions + s.begin, .seqs = v->b.zeros, .inverse_freq = table->frequency, .rope_factor = table->factor,
+        .n_rows = s.n, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .n_rot = m->n_rot, .rope = m->rope,
+        .bias = w->bias, .q_norm = w->q_norm, .k_norm = w->k_norm, .norm_eps = m->rms_eps, .k = t->k, .v = t->v,
+        .n_ctx = p->params.n_tokens,
     };
     gpu_place_heads(v->g, &place, v->b.qkv, TMX_TYPE_BF16, bf16_row(t->q, (size_t)s.begin, n_q_of(&p->model->info)));
 }
@@ -332,6 +339,7 @@ static void attend(tmx_probe *p, const device_tape *t)
                                         .n_prompt = p->n_tokens };
     tmx_gpu_attention_params params = attention_params(&p->model->info, (size_t)p->params.n_tokens, &seq);
     tmx_error err;
+    params.scale = scale_of(p);
     params.scratch = v->b.scratch;
     params.scratch_bytes = v->n_scratch;
     if (tmx_gpu_attention(&params, gpu_stream(v->g), &err) != TMX_OK && v->failure.code == TMX_OK) v->failure = err;
@@ -377,11 +385,15 @@ static void forward(tmx_probe *p, int32_t layer)
     const struct probe_device *v = p->device;
     const cuda_layer *w = &v->weights->layers[layer];
     const device_tape *t = &v->tape[layer];
-    if (layer == 0) gpu_embed(v->g, v->weights->token_embd.data, v->b.ints, p->n_tokens, p->model->info.n_embd, 1.0f, t->x);
+    const float embedding_scale = p->model->tensors.shape.embedding_scale;
+    if (layer == 0) {
+        gpu_embed(v->g, v->weights->token_embd.data, v->b.ints, p->n_tokens, p->model->info.n_embd,
+                  embedding_scale != 0 ? embedding_scale : 1.0f, t->x);
+    }
     for (probe_span s = { 0 }; next_chunk(p, &s);) {
         norm(p, t->x, w->attn_norm, s);
         product(p, &w->qkv, v->b.normed, v->b.qkv, s.n);
-        place_heads(p, t, s);
+        place_heads(p, layer, s);
     }
     attend(p, t);
     if (probe_is_last(p, layer)) finish_last_row(p, layer);
@@ -439,7 +451,7 @@ static void back_attention(const tmx_probe *p, int32_t layer)
     const device_tape *t = &v->tape[layer];
     const gpu_attn_back back = {
         .n_tokens = p->n_tokens, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim,
-        .n_ctx = p->params.n_tokens, .scale = (float)(1.0 / sqrt((double)m->head_dim)), .sections = p->sections,
+        .n_ctx = p->params.n_tokens, .scale = scale_of(p), .sections = p->sections,
         .q = t->q, .o = t->o, .d_o = v->b.d_o, .k = t->k, .v = t->v, .lse = t->lse, .d_qkv = layer > 0 ? v->b.d_qkv : NULL,
         .sums = v->b.sums + (size_t)layer * N_SECTIONS * N_SUMS, .scratch = v->b.scratch,
     };
@@ -453,9 +465,16 @@ static void back_input(const tmx_probe *p, int32_t layer)
     const cuda_layer *w = &v->weights->layers[layer];
     for (probe_span s = { 0 }; next_chunk(p, &s);) {
         const size_t at = (size_t)s.begin, at_angle = at * ((size_t)m->n_rot / 2);
-        const gpu_turn turn = { .cos = v->b.cos + at_angle, .sin = v->b.sin + at_angle, .n_rows = s.n, .n_all = m->n_heads + 2 * m->n_kv_heads,
-                                .n_turned = m->n_heads + m->n_kv_heads, .head_dim = m->head_dim, .n_rot = m->n_rot, .rope = m->rope };
-        gpu_turn_back(v->g, &turn, v->b.d_qkv + at * n_qkv_of(&p->model->info), v->b.d_act);
+        const gpu_heads_back heads = {
+            .cos = v->b.cos + at_angle, .sin = v->b.sin + at_angle, .n_rows = s.n, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads,
+            .head_dim = m->head_dim, .n_rot = m->n_rot, .rope = m->rope, .q_norm = w->q_norm, .k_norm = w->k_norm, .norm_eps = m->rms_eps,
+            .qkv = v->b.qkv, .bias = w->bias,
+        };
+        if (w->q_norm != NULL) {                           /* q and k before their norms are made again */
+            norm(p, v->tape[layer].x, w->attn_norm, s);
+            product(p, &w->qkv, v->b.normed, v->b.qkv, s.n);
+        }
+        gpu_heads_back_run(v->g, &heads, v->b.d_qkv + at * n_qkv_of(&p->model->info), v->b.d_act);
         product_back(p, &w->qkv, v->b.d_wide, TMX_TYPE_F32, s.n);
         norm_back(p, v->tape[layer].x, w->attn_norm, s);
     }

@@ -5,7 +5,7 @@
  *
  * Without a usable GPU, everything is skipped and counted.  Ends with "N passed, N failed, N skipped". */
 #include "gpu/gpu_model.h"
-#include "tiny_family_f64.h"
+#include "tiny_family_gradient.h"
 
 #ifndef CHECK_TOKENS
 #define CHECK_TOKENS 81            /* at least 45; sanitizers get fewer */
@@ -30,6 +30,8 @@ enum { N_SPECS = sizeof specs / sizeof specs[0], N_TOKENS = CHECK_TOKENS, N_BATC
 
 /* Relative to the largest logit.  Weights, cache and what products read are rounded to bf16: up to 1.2e-2 through fake_gpu.c. */
 static const double WORST_LOGIT = 0.03;
+/* Of a section's derivatives, relative to a layer's sum of absolute values; up to 5.8e-3 through fake_gpu.c. */
+static const double WORST_SUM = 0.015;
 
 static int32_t tokens[N_TOKENS];
 
@@ -124,6 +126,36 @@ static void decoding_goes_on(const family *f)
     tmx_plan_free(dense);
 }
 
+/* Each cell's derivative by finite differences.  What the probe does not do on a GPU, or at all, is refused. */
+static void probe_matches_f64(const family *f)
+{
+    enum { N = 12, TARGET = 5 };
+    static const tmx_pattern sections = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = 2, .n_window = 3, .n_last = 3 };
+    const tf_spec *spec = f->file.spec;
+    const bool is_refused = spec->n_window > 0 || spec->n_experts > 0;
+    const tmx_probe_params params = { .n_tokens = N, .sections = { sections.n_sink, sections.n_window, sections.n_last } };
+    tmx_probe_layer layers[8];
+    tmx_probe *probe = NULL;
+    tmx_error err = { 0 };
+    const tmx_status status = tmx_probe_create(&probe, f->model, f->pool, &params, &err);
+    if (!check(status == (is_refused ? TMX_E_UNSUPPORTED : TMX_OK), "%s, probe: %s", spec->name, err.text) || is_refused) return;
+    if (tmx_probe_run(probe, tokens, N, TARGET, layers, NULL, &err) != TMX_OK) check(false, "%s, probe: %s", spec->name, err.text);
+    double worst = 0;
+    for (int l = 0; l < spec->n_layers; l++) {
+        double cells[N * N], abs_sums[3], signed_sums[3];
+        const tmx_probe_sums *const found[3] = { &layers[l].streaming, &layers[l].last, &layers[l].middle };
+        tf_finite_differences(&f->file, tokens, N, TARGET, l, cells);
+        tf_section_sums(cells, N, &sections, abs_sums, signed_sums);
+        const double size = abs_sums[0] + abs_sums[1] + abs_sums[2];
+        for (int s = 0; s < 3; s++) {
+            const double d = fmax(fabs(found[s]->theta_abs - abs_sums[s]), fabs(found[s]->theta_signed - signed_sums[s])) / size;
+            if (!(d <= worst)) worst = d;
+        }
+    }
+    check(worst <= WORST_SUM, "%s, probe against finite differences: worst sum %.2e (limit %.2g)", spec->name, worst, WORST_SUM);
+    tmx_probe_free(probe);
+}
+
 static void what_is_missing_is_named(tmx_pool *pool)
 {
     static const struct { tf_spec spec; const char *text; } cases[] = {
@@ -178,6 +210,7 @@ static bool check_family(const tf_spec *spec, tmx_pool *pool)
         chunks_change_nothing(&f, "triangle");
         a_batch_is_its_prompts(&f);
         decoding_goes_on(&f);
+        probe_matches_f64(&f);
     } else if (!has_gpu) {
         printf("skipped: %s\n", err.text);
         n_skipped++;

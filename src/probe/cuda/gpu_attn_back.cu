@@ -26,11 +26,12 @@ static_assert(NO_SECTION < 4, "a section takes two bits");
 
 #define LOG2_E 1.44269504088896341f
 
-/* CTAs of sums on a multiprocessor: as many as Hopper's shared memory holds; sm_80's holds two, which may take more registers. */
+/* CTAs of sums on a multiprocessor: as many as Hopper's shared memory holds at head_dim 128, if the registers suffice; sm_80's holds
+ * two. */
 #if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 900
-#define SUMS_CTAS 2
+#define SUMS_CTAS(head_dim) 2
 #else
-#define SUMS_CTAS 3
+#define SUMS_CTAS(head_dim) ((head_dim) == 96 ? 2 : 3)
 #endif
 
 struct launch {
@@ -160,7 +161,7 @@ DEVICE double warp_sum_f64(double x)
     return x;
 }
 
-template <int HEAD_DIM> __global__ void __launch_bounds__(N_THREADS, SUMS_CTAS) attn_back_sums(const __grid_constant__ launch l)
+template <int HEAD_DIM> __global__ void __launch_bounds__(N_THREADS, SUMS_CTAS(HEAD_DIM)) attn_back_sums(const __grid_constant__ launch l)
 {
     if (blockIdx.x > blockIdx.y) return;                   /* keys behind the rows */
     extern __shared__ uint4 smem_bytes[];
@@ -374,5 +375,6 @@ extern "C" void gpu_attn_back_run(gpu *g, const gpu_attn_back *back)
     l.dots = (float *)back->scratch;
     l.partials = (double *)((char *)back->scratch + dots_bytes(back->n_tokens, back->n_heads));
     if (back->head_dim == 64) enqueue<64>(g, &l);
+    else if (back->head_dim == 96) enqueue<96>(g, &l);
     else enqueue<128>(g, &l);
 }

@@ -1,7 +1,8 @@
-/* gpu_probe_rows.cu - what stands between the products on the way back: derivatives of RMSNorm, SwiGLU and RoPE, roundings, copies.
+/* gpu_probe_rows.cu - what stands between the products on the way back: derivatives of RMSNorm, SwiGLU, RoPE and the norms of heads,
+ * roundings, copies.
  * Limited by memory, like gpu_rows.cu.
  *
- * Floors, bytes a row: rmsnorm_back 16 n_embd; swiglu_back 12 n_ff in bf16; turn_back 6 n_all head_dim; narrow 6 n_embd. */
+ * Floors, bytes a row: rmsnorm_back 16 n_embd; swiglu_back 12 n_ff in bf16; heads_back 6 (8 with norms) n_all head_dim; narrow 6 n_embd. */
 #include "ops/cuda/gpu_device.cuh"
 
 extern "C" {
@@ -119,32 +120,55 @@ extern "C" void gpu_swiglu_back(gpu *g, const float *d_y, const void *gate_up, t
     gpu_keep_launch(g, "swiglu_back");
 }
 
-/* ---------------------------------------------------------------- RoPE */
+/* ---------------------------------------------------------------- heads */
 
-/* One thread = two elements of a head: a turned pair, or two that were not turned. */
-__global__ void turn_back_kernel(const __grid_constant__ gpu_turn t, const float *x, tmx_bf16 *y)
+/* Element e of a head turned back: (a, b) of a pair came out of a turn as x, so a = x_a cos + x_b sin, b = x_b cos - x_a sin. */
+DEVICE float turned_back(const gpu_heads_back &t, const float *head, int32_t e, size_t row)
 {
-    const int32_t half = t.head_dim / 2, n_pairs = t.n_rot / 2;
-    const size_t item = thread_item(), head = item / half, row = head / t.n_all;
-    if (row >= (size_t)t.n_rows) return;
-    const int32_t pair = (int32_t)(item % half);
-    const bool is_turned = (int32_t)(head % t.n_all) < t.n_turned && pair < n_pairs;
-    const bool is_split = t.rope == ROPE_HALF_SPLIT && pair < n_pairs;
-    const size_t first = head * t.head_dim + (is_split ? pair : 2 * pair), second = first + (is_split ? n_pairs : 1);
-    float a = x[first], b = x[second];
-    if (is_turned) {
-        const float cos = t.cos[row * n_pairs + pair], sin = t.sin[row * n_pairs + pair], turned = fmaf(a, cos, b * sin);
-        b = fmaf(b, cos, -a * sin);
-        a = turned;
-    }
-    y[first] = (tmx_bf16)bf16_pair(a, 0.0f);
-    y[second] = (tmx_bf16)bf16_pair(b, 0.0f);
+    const int32_t n_pairs = t.n_rot / 2;
+    if (e >= t.n_rot) return head[e];
+    const bool is_split = t.rope == ROPE_HALF_SPLIT, is_second = is_split ? e >= n_pairs : e % 2 == 1;
+    const int32_t step = is_split ? n_pairs : 1, pair = is_split ? e - (is_second ? n_pairs : 0) : e / 2;
+    const float cos = t.cos[row * n_pairs + pair], sin = t.sin[row * n_pairs + pair];
+    return is_second ? fmaf(head[e], cos, -head[e - step] * sin) : fmaf(head[e], cos, head[e + step] * sin);
 }
 
-extern "C" void gpu_turn_back(gpu *g, const gpu_turn *turn, const float *x, void *y)
+/* One warp = one head, lane l its elements l, l + 32, ... */
+template <int HEAD_DIM> __global__ void heads_back_kernel(const __grid_constant__ gpu_heads_back t, const float *d_heads, tmx_bf16 *d_qkv)
 {
-    if (turn->n_rows <= 0 || !gpu_is_ready(g)) return;
-    const size_t n = (size_t)turn->n_rows * turn->n_all * (turn->head_dim / 2);
-    turn_back_kernel<<<blocks_for(n), ROW_THREADS, 0, g->stream>>>(*turn, x, (tmx_bf16 *)y);
-    gpu_keep_launch(g, "turn_back");
+    constexpr int n_kept = HEAD_DIM / 32;
+    const int32_t n_all = t.n_heads + 2 * t.n_kv_heads, lane = threadIdx.x % 32;
+    const size_t i_head = blockIdx.x * (size_t)(ROW_THREADS / 32) + threadIdx.x / 32, row = i_head / n_all;
+    if (row >= (size_t)t.n_rows) return;
+    const int32_t h = (int32_t)(i_head % n_all);
+    const float *head = d_heads + i_head * HEAD_DIM, *norm = h < t.n_heads ? t.q_norm : h < t.n_heads + t.n_kv_heads ? t.k_norm : NULL;
+    const bool is_turned = h < t.n_heads + t.n_kv_heads;
+    float d[n_kept];
+#pragma unroll
+    for (int i = 0; i < n_kept; i++) d[i] = is_turned ? turned_back(t, head, lane + 32 * i, row) : head[lane + 32 * i];
+    if (norm != NULL) {                                    /* r g - r^3 mean(g x) x, as rmsnorm_back */
+        float x[n_kept], squares = 0.0f, products = 0.0f;
+#pragma unroll
+        for (int i = 0; i < n_kept; i++) {
+            const int32_t e = lane + 32 * i;
+            x[i] = bf16_low(((const tmx_bf16 *)t.qkv)[i_head * HEAD_DIM + e]) + (t.bias != NULL ? t.bias[h * HEAD_DIM + e] : 0.0f);
+            d[i] *= norm[e];
+            squares = fmaf(x[i], x[i], squares);
+            products = fmaf(x[i], d[i], products);
+        }
+        const float r = 1.0f / sqrtf(warp_sum(squares) / (float)HEAD_DIM + t.norm_eps), along = r * r * r * (warp_sum(products) / (float)HEAD_DIM);
+#pragma unroll
+        for (int i = 0; i < n_kept; i++) d[i] = r * d[i] - along * x[i];
+    }
+#pragma unroll
+    for (int i = 0; i < n_kept; i++) d_qkv[i_head * HEAD_DIM + lane + 32 * i] = (tmx_bf16)bf16_pair(d[i], 0.0f);
+}
+
+extern "C" void gpu_heads_back_run(gpu *g, const gpu_heads_back *heads, const float *d_heads, void *d_qkv)
+{
+    if (heads->n_rows <= 0 || !gpu_is_ready(g)) return;
+    const size_t n = (size_t)heads->n_rows * (heads->n_heads + 2 * heads->n_kv_heads) * 32;
+    const auto kernel = heads->head_dim == 64 ? heads_back_kernel<64> : heads->head_dim == 96 ? heads_back_kernel<96> : heads_back_kernel<128>;
+    kernel<<<blocks_for(n), ROW_THREADS, 0, g->stream>>>(*heads, d_heads, (tmx_bf16 *)d_qkv);
+    gpu_keep_launch(g, "heads_back");
 }

@@ -25,19 +25,25 @@ void gpu_rmsnorm_back(gpu *g, const float *d_y, const float *x, const float *wei
 /* d_y f32 [n_rows][n_ff], gate_up [n_rows][2 n_ff] bf16 or f32 -> d_gate_up bf16 [n_rows][2 n_ff]; n_ff a multiple of 8. */
 void gpu_swiglu_back(gpu *g, const float *d_y, const void *gate_up, tmx_type type, int32_t n_rows, int32_t n_ff, void *d_gate_up);
 
-/* Heads turned back by the angles they were turned by, and narrowed. */
-typedef struct gpu_turn {
+/* Derivatives by heads of q, k and v as gpu_place_heads made them: q and k turned back by the angles they were turned by, then, if
+ * they were normed, by way of that norm; all narrowed. */
+typedef struct gpu_heads_back {
     const float *cos, *sin;        /* [n_rows][n_rot / 2] */
-    int32_t n_rows, n_all, n_turned;       /* heads of a row; the first n_turned are turned, the others copied */
-    int32_t head_dim, n_rot;
+    int32_t n_rows, n_heads, n_kv_heads;
+    int32_t head_dim, n_rot;       /* head_dim 64, 96 or 128 */
     rope_style rope;
-} gpu_turn;
-void gpu_turn_back(gpu *g, const gpu_turn *turn, const float *x, void *y);      /* [n_rows][n_all][head_dim]: f32 -> bf16 */
+    const float *q_norm, *k_norm;  /* [head_dim]; both NULL: none */
+    float norm_eps;
+    const void *qkv;               /* bf16, what gpu_place_heads read; where there are norms */
+    const float *bias;             /* [(n_heads + 2 n_kv_heads) * head_dim] or NULL */
+} gpu_heads_back;
+/* d_heads f32 -> d_qkv bf16, both [n_rows][n_heads + 2 n_kv_heads][head_dim]. */
+void gpu_heads_back_run(gpu *g, const gpu_heads_back *heads, const float *d_heads, void *d_qkv);
 
 /* ---------------------------------------------------------------- attention */
 
 typedef struct gpu_attn_back {
-    int32_t n_tokens, n_heads, n_kv_heads, head_dim;       /* head_dim 64 or 128 */
+    int32_t n_tokens, n_heads, n_kv_heads, head_dim;       /* head_dim 64, 96 or 128 */
     int32_t n_ctx;                 /* positions of k and v there is room for */
     float scale;
     tmx_pattern sections;          /* a triangle */

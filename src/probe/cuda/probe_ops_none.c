@@ -16,6 +16,10 @@ void gpu_swiglu_back(gpu *g, const float *d_y, const void *gate_up, tmx_type typ
     (void)g, (void)d_y, (void)gate_up, (void)type, (void)n_rows, (void)n_ff, (void)d_gate_up;
 }
 
-void gpu_turn_back(gpu *g, const gpu_turn *turn, const float *x, void *y) { (void)g, (void)turn, (void)x, (void)y; }
+void gpu_heads_back_run(gpu *g, const gpu_heads_back *heads, const float *d_heads, void *d_qkv)
+{
+    (void)g, (void)heads, (void)d_heads, (void)d_qkv;
+}
+
 size_t gpu_attn_back_scratch_bytes(int32_t n_tokens, int32_t n_heads) { (void)n_tokens, (void)n_heads; return 0; }
 void gpu_attn_back_run(gpu *g, const gpu_attn_back *back) { (void)g, (void)back; }
