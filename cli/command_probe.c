@@ -60,7 +60,11 @@ static int leave_gpu_if_needed(prober *p, model_opening *opening)
     const tmx_status status = tmx_probe_create(&trial, p->model, p->pool, &(tmx_probe_params){ .n_tokens = 1 }, &err);
     tmx_probe_free(trial);
     if (status != TMX_E_UNSUPPORTED) return 0;             /* other trouble is told when the real one is made */
-    if (!opening->is_quiet) print_warning(err.text);
+    if (!opening->is_quiet) {
+        char line[sizeof err.text + 32];
+        snprintf(line, sizeof line, "running on the CPU: %s", err.text);
+        print_warning(line);
+    }
     tmx_model_close(p->model);
     p->model = NULL;
     opening->device = "cpu";

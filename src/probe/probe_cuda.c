@@ -210,7 +210,7 @@ static tmx_status create(tmx_probe *p, tmx_error *err)
     tmx_memory need;
     void *pinned;
     if (feature != NULL) {
-        return refuse(err, TMX_E_UNSUPPORTED, "probe: %s: on the CPU only so far (--device cpu)", feature);
+        return refuse(err, TMX_E_UNSUPPORTED, "probe: %s: not on a GPU yet (--device cpu)", feature);
     }
     if (m->head_dim != 64 && m->head_dim != 128) {
         return refuse(err, TMX_E_UNSUPPORTED, "probe: head_dim %d: the backward pass on a GPU has 64 and 128; run it with --device cpu",
