@@ -236,15 +236,6 @@ static bool check_tiny(tmx_pool *pool)
 
 /* ---------------------------------------------------------------- a model from a file */
 
-static int32_t read_ids(const char *path, int32_t *ids, int32_t n_most)
-{
-    FILE *f = fopen(path, "r");
-    int32_t n = 0;
-    while (f != NULL && n < n_most && fscanf(f, "%d", &ids[n]) == 1) n++;
-    if (f != NULL) fclose(f);
-    return n;
-}
-
 static void check_file(const char *path, const char *ids_path, tmx_pool *pool)
 {
     enum { N_MOST = 4096 };

@@ -3,22 +3,19 @@
  *
  *     check_gpu_probe [--cases N] [--seed N] [--kernels 1] [--model FILE.gguf --ids FILE [--samples N]] [--time 1]
  *
- * --kernels: nothing but our own kernels, for racecheck, which reports hazards in those of cuBLASLt.  --ids: a text's token ids; sample i asks for the one behind a stretch of them.  --time: the operators at the Llama-3.1-8B shape.
+ * --kernels: nothing but our own kernels, for racecheck, which reports hazards in those of cuBLASLt.  --ids: a text's token ids; sample
+ * i asks for the one behind a stretch of them.  --time: the operators at the Llama-3.1-8B shape.
  * Without a usable GPU, everything is skipped and counted.  Ends with "N passed, N failed, N skipped". */
 #define TINY_WIDTHS TINY_EMBD = 128, TINY_HEADS = 6, TINY_KV_HEADS = 2, TINY_HEAD_DIM = CHECK_HEAD_DIM, TINY_FF = 192
 #define TINY_SPREAD 0.16f
 #include "base/mem.h"
 #include "base/num.h"
+#include "gpu/gpu_model.h"
 #include "pattern/pattern.h"
 #include "probe/cuda/probe_ops_cuda.h"
 #include "probe/probe.h"
 #include "tiny_gradient.h"
 #include "gpu_random.h"
-
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* Beside what is measured with fake_gpu.c, which has the device's roundings. */
 static const struct { const char *what; double limit; } limits[] = {
@@ -30,22 +27,6 @@ static const struct { const char *what; double limit; } limits[] = {
 enum { LIMIT_D_Q, LIMIT_D_K, LIMIT_D_V, LIMIT_SUMS, N_LIMITS };
 static const double WORST_OF_TWIN = 0.02;          /* 8.4e-3 */
 static const double WORST_ROW = 4e-3;              /* results in bf16, rounded by at most 2^-8, and f32 sums; measured: 3.1e-3 */
-
-static int n_passed, n_failed, n_skipped;
-
-__attribute__((format(printf, 2, 3)))
-static bool check(bool is_right, const char *format, ...)
-{
-    va_list args;
-    *(is_right ? &n_passed : &n_failed) += 1;
-    printf("%s: ", is_right ? "ok    " : "FAILED");
-    va_start(args, format);
-    vprintf(format, args);
-    va_end(args);
-    putchar('\n');
-    fflush(stdout);
-    return is_right;
-}
 
 static void *must(void *block)
 {
@@ -156,7 +137,8 @@ static void forward_row(attention_case *c, int32_t i, int32_t h, double *p)
 static void add_pair(attention_case *c, int32_t i, int32_t j, int32_t h, double p, double da)
 {
     const shape *s = &c->s;
-    const size_t n_dim = (size_t)s->head_dim, width = (size_t)(s->n_heads + 2 * s->n_kv_heads) * n_dim, q = q_at(s, i, h), kv = k_at(s, j, kv_head_of(s, h));
+    const size_t n_dim = (size_t)s->head_dim, width = (size_t)(s->n_heads + 2 * s->n_kv_heads) * n_dim;
+    const size_t q = q_at(s, i, h), kv = k_at(s, j, kv_head_of(s, h));
     const size_t to_q = (size_t)i * width + (size_t)h * n_dim, to_k = (size_t)j * width + (size_t)(s->n_heads + kv_head_of(s, h)) * n_dim;
     const size_t to_v = to_k + (size_t)s->n_kv_heads * n_dim;
     double sizes = 0;
@@ -389,7 +371,8 @@ static void check_swiglu(gpu *g, int32_t n_rows, int32_t n, bool is_f32)
 }
 
 /* Of one head of head_dim elements, in f64: turned back, then by way of its norm. */
-static void head_back(const gpu_heads_back *t, const double *cosines, const double *sines, const double *d, const double *raw, const double *norm, double *out)
+static void head_back(const gpu_heads_back *t, const double *cosines, const double *sines, const double *d, const double *raw,
+                      const double *norm, double *out)
 {
     const int32_t n_pairs = t->n_rot / 2, step = t->rope == ROPE_HALF_SPLIT ? n_pairs : 1;
     double squares = 0, products = 0;
@@ -450,7 +433,8 @@ static void check_heads(gpu *g, int32_t n_rows, int32_t head_dim, int32_t n_rot,
 static void check_product(gpu *g, int32_t n_rows, int32_t n_out, int32_t n_in, tmx_type type)
 {
     const size_t rows = (size_t)n_rows, outs = (size_t)n_out, ins = (size_t)n_in;
-    buffer w = random_bf16(g, outs * ins, 0.1f), x = random_bf16(g, rows * outs, 1), y = buffer_create(g, rows * ins * (type == TMX_TYPE_BF16 ? 2 : 4));
+    buffer w = random_bf16(g, outs * ins, 0.1f), x = random_bf16(g, rows * outs, 1);
+    buffer y = buffer_create(g, rows * ins * (type == TMX_TYPE_BF16 ? 2 : 4));
     double *sums = must(calloc(rows * ins, sizeof *sums));
     const gpu_weight weight = { .data = w.device, .n_out = n_out, .n_in = n_in };
     difference d = { 0 };
@@ -604,7 +588,8 @@ static void refusals_say_why(tmx_model *model, tmx_pool *pool)
     status = tmx_probe_create(&probe, model, pool, NULL, &err);
     model->tensors.shape.gate = GATE_SILU;
     check(status == TMX_E_UNSUPPORTED, "another family: %s", err.text);
-    status = tmx_probe_memory(tmx_model_info_get(model), TMX_COMPUTE_BF16, TMX_ISA_AUTO, &(tmx_probe_params){ .n_tokens = N_PROMPT }, 1, &memory, &err);
+    const tmx_probe_params params = { .n_tokens = N_PROMPT };
+    status = tmx_probe_memory(tmx_model_info_get(model), TMX_COMPUTE_BF16, TMX_ISA_AUTO, &params, 1, &memory, &err);
     check(status == TMX_OK && memory.kv_bytes > 0 && memory.available_bytes > 0 && memory.weight_bytes == 0, "memory plan: %.1f MiB of %.1f GiB",
           (double)memory.total_bytes / 0x1p20, (double)memory.available_bytes / 0x1p30);
 }
@@ -629,15 +614,6 @@ static void check_tiny(tmx_pool *pool)
 
 /* ---------------------------------------------------------------- a model from a file */
 
-static int32_t read_ids(const char *path, int32_t *ids, int32_t n_most)
-{
-    FILE *f = fopen(path, "r");
-    int32_t n = 0;
-    while (f != NULL && n < n_most && fscanf(f, "%d", &ids[n]) == 1) n++;
-    if (f != NULL) fclose(f);
-    return n;
-}
-
 /* Reports of the same samples: stretches of a text and what comes behind them. */
 static tmx_probe_report *report_of(const tmx_model *model, tmx_pool *pool, const int32_t *ids, int32_t n_ids, int32_t n_tokens, int32_t n_samples)
 {
@@ -652,7 +628,8 @@ static tmx_probe_report *report_of(const tmx_model *model, tmx_pool *pool, const
         const int32_t *at = ids + (n_ids - n_tokens - 1) / n_samples * i;
         tmx_probe_result result;
         if (!probe_run(probe, at, n_tokens, at[n_tokens], layers, &result)) exit(1);
-        const tmx_probe_sample sample = { .n_tokens = n_tokens, .target = at[n_tokens], .top_token = result.top_token, .target_logit = result.target_logit };
+        const tmx_probe_sample sample = { .n_tokens = n_tokens, .target = at[n_tokens], .top_token = result.top_token,
+                                          .target_logit = result.target_logit };
         stop_on(tmx_probe_report_add(report, &sample, layers, &err), &err);
     }
     tmx_probe_free(probe);
@@ -676,13 +653,15 @@ static double number_of(const tmx_probe_sums *s, int i)
 /* The worst layer of each mean, relative to its size on the CPU. */
 static void print_differences(const tmx_probe_report *a, const tmx_probe_report *b, int32_t n_layers)
 {
-    static const char *const sections[] = { "streaming", "last", "middle" }, *const numbers[] = { "theta_abs", "theta_signed", "head_abs", "da_abs", "attention" };
+    static const char *const sections[] = { "streaming", "last", "middle" };
+    static const char *const numbers[] = { "theta_abs", "theta_signed", "head_abs", "da_abs", "attention" };
     for (int section = 0; section < N_SECTIONS; section++) {
         for (int i = 0; i < N_SUMS; i++) {
             double worst = 0;
             int32_t at = 0;
             for (int32_t l = 0; l < n_layers; l++) {
-                const tmx_probe_sums *x = tiny_section_of(tmx_probe_report_layer(a, l), section), *y = tiny_section_of(tmx_probe_report_layer(b, l), section);
+                const tmx_probe_sums *x = tiny_section_of(tmx_probe_report_layer(a, l), section);
+                const tmx_probe_sums *y = tiny_section_of(tmx_probe_report_layer(b, l), section);
                 const double size = number_of(x, i == SUM_THETA_SIGNED ? SUM_HEAD_ABS : i), error = fabs(number_of(x, i) - number_of(y, i));
                 const double relative = error == 0 ? 0 : error / size;
                 if (relative <= worst) continue;
@@ -710,7 +689,8 @@ static void check_file(const char *path, const char *ids_path, int32_t n_samples
     }
     const int32_t n_layers = tmx_model_info_get(cpu)->n_layers;
     int32_t *order_a = must(calloc((size_t)n_layers, sizeof *order_a)), *order_b = must(calloc((size_t)n_layers, sizeof *order_b));
-    tmx_probe_report *a = report_of(cpu, pool, ids, n_ids, N_TOKENS, n_samples), *b = report_of(cuda, pool, ids, n_ids, N_TOKENS, n_samples);
+    tmx_probe_report *a = report_of(cpu, pool, ids, n_ids, N_TOKENS, n_samples);
+    tmx_probe_report *b = report_of(cuda, pool, ids, n_ids, N_TOKENS, n_samples);
     stop_on(tmx_probe_report_order(a, TMX_ORDER_GRADIENT, 0, order_a, &err), &err);
     stop_on(tmx_probe_report_order(b, TMX_ORDER_GRADIENT, 0, order_b, &err), &err);
     print_order("cpu", order_a, n_layers);
@@ -755,13 +735,15 @@ static void time_product(gpu *g, const timed_marks *m, const char *what, int32_t
     for (int i = 0; i < N_TIMED; i++) gpu_product_back(g, &weight, x.device, outs, TIMED_TOKENS, y.device, ins, type);
     gpu_mark_set(g, m->end);
     const double ms = timed_ms(g, m), tflop = 2e-12 * TIMED_TOKENS * (double)n_out * n_in;
-    printf("product_back %-12s [%5d][%5d] %s: %.3f ms, %.0f TFLOP/s\n", what, n_out, n_in, type == TMX_TYPE_BF16 ? "bf16" : "f32 ", ms, tflop / ms * 1e3);
+    printf("product_back %-12s [%5d][%5d] %s: %.3f ms, %.0f TFLOP/s\n", what, n_out, n_in, type == TMX_TYPE_BF16 ? "bf16" : "f32 ", ms,
+           tflop / ms * 1e3);
     buffer_free(g, &w), buffer_free(g, &x), buffer_free(g, &y);
 }
 
 static void time_attention(gpu *g, const timed_marks *m, bool is_sums_only)
 {
-    const shape s = { .n = TIMED_TOKENS, .n_heads = 32, .n_kv_heads = 8, .head_dim = CHECK_HEAD_DIM, .n_ctx = TIMED_TOKENS, .n_sink = 64, .n_window = 128, .n_last = 128 };
+    const shape s = { .n = TIMED_TOKENS, .n_heads = 32, .n_kv_heads = 8, .head_dim = CHECK_HEAD_DIM, .n_ctx = TIMED_TOKENS, .n_sink = 64,
+                      .n_window = 128, .n_last = 128 };
     attention_case c = case_create(g, &s);
     memset(c.o.host, 0, c.o.n_bytes);
     for (size_t i = 0; i < c.lse.n_bytes / sizeof(float); i++) ((float *)c.lse.host)[i] = 8;
@@ -773,7 +755,8 @@ static void time_attention(gpu *g, const timed_marks *m, bool is_sums_only)
     gpu_mark_set(g, m->end);
     const double ms = timed_ms(g, m), pairs = 0.5 * TIMED_TOKENS * (TIMED_TOKENS + 1.0);
     const double tflop = 1e-12 * (is_sums_only ? 2 : 9) * 2 * pairs * s.n_heads * s.head_dim;
-    printf("attention back, %s: %.3f ms a layer, %.0f TFLOP/s of the products it makes\n", is_sums_only ? "the sums alone" : "sums and derivatives", ms, tflop / ms * 1e3);
+    printf("attention back, %s: %.3f ms a layer, %.0f TFLOP/s of the products it makes\n",
+           is_sums_only ? "the sums alone" : "sums and derivatives", ms, tflop / ms * 1e3);
     case_free(g, &c);
 }
 

@@ -1,4 +1,4 @@
-/* gpu_model.h - what the checks of whole models on a GPU share: counting, sessions, logits. */
+/* gpu_model.h - what the checks of whole models on a GPU share: counting, sessions, logits, ids of a text. */
 #ifndef TMX_TESTS_GPU_MODEL_H
 #define TMX_TESTS_GPU_MODEL_H
 
@@ -76,6 +76,16 @@ static inline double worst_difference(const float *a, const double *b, int32_t n
         largest = fmax(largest, fabs(b[i]));
     }
     return worst / largest;
+}
+
+/* Token ids of a text file; how many there are, n_most at most. */
+static inline int32_t read_ids(const char *path, int32_t *ids, int32_t n_most)
+{
+    FILE *f = fopen(path, "r");
+    int32_t n = 0;
+    while (f != NULL && n < n_most && fscanf(f, "%d", &ids[n]) == 1) n++;
+    if (f != NULL) fclose(f);
+    return n;
 }
 
 #endif
