@@ -12,7 +12,7 @@ static_assert((int)S2O_KEY_TILE <= (int)ATTN_TILE_K && (int)S2O_ROW_TILE <= (int
 
 static void walk_segment(const tile_state *st, const attn_ranked_keys *ranked)
 {
-    int32_t first[ATTN_MAX_ROWS / BLOCK], last[ATTN_MAX_ROWS / BLOCK], k_end = ranked->begin;
+    int32_t first[ATTN_MAX_ROWS / BLOCK] = { 0 }, last[ATTN_MAX_ROWS / BLOCK] = { 0 }, k_end = ranked->begin;
     for (int32_t block = 0; block < st->n_blocks; block++) {
         const int32_t *q_pos = st->q_pos + block * BLOCK;
         first[block] = last[block] = q_pos[0];
