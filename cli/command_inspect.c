@@ -1,4 +1,5 @@
 #include "commands.h"
+#include "inspect_pattern.h"
 #include "model_choice.h"
 #include "report.h"
 
@@ -364,6 +365,7 @@ static int inspect(const inspect_options *o, const tmx_file *file)
 
 int inspect_main(const inspect_options *o)
 {
+    if (o->pattern != NULL) return inspect_pattern(o);
     tmx_error err;
     tmx_file *file;
     if (tmx_file_open(&file, o->model, &err) != TMX_OK) return complain_error(&err);

@@ -545,6 +545,19 @@ static const option_spec inspect_rows[] = {
     { .group = "Memory", .name = "cache-type", .argument = TYPE_WORDS, .kind = OPTION_CHOICE, .choices = TYPE_WORDS,
       AT(cache_type),
       .help = "number type of the KV cache" },
+    { .group = "Pattern", .name = "pattern", .argument = "SPEC", .kind = OPTION_TEXT, .fallback = "", AT(pattern),
+      .help = "run a prompt with this plan (as --plan of tmx run) and say which tiles of 128 rows and 128 keys one head of one "
+              "layer attends to; instead of the report on the file" },
+    { .group = "Pattern", .letter = 'p', .name = "prompt", .argument = "TEXT", .kind = OPTION_TEXT, .fallback = "", AT(prompt),
+      .help = "with --pattern: the prompt" },
+    { .group = "Pattern", .letter = 'f', .name = "file", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(prompt_file),
+      .help = "with --pattern: read the prompt from FILE; - is standard input" },
+    { .group = "Pattern", .name = "layer", .argument = "L", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1, .fallback = "",
+      AT(layer), .help = "with --pattern: the layer, from 0; of the last one, prefill computes a single row" },
+    { .group = "Pattern", .name = "head", .argument = "H", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1, .fallback = "",
+      AT(head), .help = "with --pattern: the query head, from 0" },
+    { .group = "Pattern", .name = "svg", .argument = "FILE", .kind = OPTION_TEXT, .fallback = "", AT(picture),
+      .help = "with --pattern: draw the tiles to FILE" },
     { .group = "Output", .name = "metadata", .kind = OPTION_SWITCH, AT(show_metadata),
       .help = "list every metadata key and value" },
     { .group = "Output", .name = "tensors", .kind = OPTION_SWITCH, AT(show_tensors),
@@ -558,6 +571,7 @@ static const option_spec inspect_rows[] = {
 static const command_example inspect_examples[] = {
     { "can this model run here, with 32K tokens?", "tmx inspect model.gguf -c 32768" },
     { "everything in the file", "tmx inspect model.gguf --metadata --tensors --check-tensors" },
+    { "which tiles does a layer visit?", "tmx inspect model.gguf --pattern s2o -f prompt.txt --layer 4 --head 0 --svg tiles.svg" },
 };
 
 const command inspect_command = {
@@ -748,5 +762,17 @@ bool bench_options_check(bench_options *o, char *why, size_t size)
 bool inspect_options_check(const inspect_options *o, char *why, size_t size)
 {
     if (o->model == NULL) return refuse_line(why, size, "no model: give a FILE");
+    const bool has_prompt = o->prompt != NULL || o->prompt_file != NULL;
+    if (o->pattern == NULL) {
+        if (has_prompt || o->layer >= 0 || o->head >= 0 || o->picture != NULL) {
+            return refuse_line(why, size, "-p, -f, --layer, --head and --svg go with --pattern");
+        }
+        return true;
+    }
+    if (!has_prompt || (o->prompt != NULL && o->prompt_file != NULL)) return refuse_line(why, size, "--pattern takes one prompt: give -p or -f");
+    if (o->layer < 0 || o->head < 0) return refuse_line(why, size, "--pattern needs --layer and --head");
+    if (o->show_tensors || o->show_metadata || o->check_tensors || o->json) {
+        return refuse_line(why, size, "--pattern goes without --metadata, --tensors, --check-tensors and --json");
+    }
     return true;
 }

@@ -87,6 +87,10 @@ typedef struct inspect_options {
     bool show_tensors, show_metadata, check_tensors, json;
     int32_t n_ctx, n_threads;
     int32_t compute, cache_type;
+    const char *pattern;           /* a plan's spec; NULL: the report on the file */
+    const char *prompt, *prompt_file;
+    int32_t layer, head;           /* -1 = not given */
+    const char *picture;
 } inspect_options;
 
 typedef struct eval_options {

@@ -423,6 +423,12 @@ TMX_API double tmx_session_layer_attention_ms(const tmx_session *session, int32_
 /* Share of the causal query-key pairs that prefill attended to since create or reset, 0..1, mean over heads; of the rows that
  * were computed (in the last layer: single ones).  0 if there were none, or layer is out of range. */
 TMX_API double tmx_session_layer_density(const tmx_session *session, int32_t layer);
+/* From now on, prefill counts the pairs that one query head of one layer attends to, in tiles of TMX_WATCH_TILE rows and keys:
+ * pairs[q / TMX_WATCH_TILE][k / TMX_WATCH_TILE] += 1 for each.  pairs [n][n], the caller's, kept until the session is freed or
+ * watches something else; n TMX_WATCH_TILE >= n_ctx.  NULL ends it.  For looking, not for timing.
+ * TMX_E_ARG (out of range, too small, a session of several sequences), TMX_E_UNSUPPORTED (on a device). */
+enum { TMX_WATCH_TILE = 128 };
+TMX_API tmx_status tmx_session_watch(tmx_session *session, int32_t layer, int32_t head, double *pairs, int32_t n, tmx_error *err);
 
 /* ---------------------------------------------------------------- MInference's heads */
 

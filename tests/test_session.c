@@ -466,6 +466,57 @@ static void dynamic_plans_are_refused_on_a_device(void **state)
     close_machine(&m);
 }
 
+/* A watched head's tiles: a pattern's own pairs, tile by tile; of any method, all heads together, what the density says. */
+static void watched_tiles_are_what_was_visited(void **state)
+{
+    (void)state;
+    static const char *const specs[] = { "dense", "triangle", "xattention(threshold=0.3)", "flexprefill(gamma=0.3,min_budget=1)",
+                                         "s2o(segment=128,tau=0.3,sink=8,min_tiles=1)" };
+    enum { TILES = (N_LONG + TMX_WATCH_TILE - 1) / TMX_WATCH_TILE };
+    static double pairs[TILES][TILES];
+    int32_t tokens[N_LONG];
+    machine m;
+    tmx_error err;
+    random_tokens(tokens, N_LONG, 21);
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        double n_pairs = 0, density = 0;
+        for (int32_t head = 0; head < TINY_HEADS; head++) {
+            tmx_session *session = open_dynamic(&m, specs[i], 200, 1);
+            memset(pairs, 0, sizeof pairs);
+            assert_int_equal(tmx_session_watch(session, 0, head, &pairs[0][0], TILES - 1, &err), TMX_E_ARG);
+            assert_int_equal(tmx_session_watch(session, 0, TINY_HEADS, &pairs[0][0], 99, &err), TMX_E_ARG);
+            assert_int_equal(tmx_session_watch(session, -1, 0, &pairs[0][0], 99, &err), TMX_E_ARG);
+            tmx_session_free(session);
+            tmx_plan *plan;
+            assert_int_equal(tmx_plan_parse(&plan, specs[i], tmx_model_info_get(m.model), &err), TMX_OK);
+            const tmx_session_params params = { .n_ctx = N_LONG };
+            assert_int_equal(tmx_session_create(&session, m.model, plan, m.pool, &params, &err), TMX_OK);
+            assert_int_equal(tmx_session_watch(session, 0, head, &pairs[0][0], TILES, &err), TMX_OK);
+            const tmx_prompt prompt = { .tokens = tokens, .n_tokens = N_LONG };
+            assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+            density = tmx_session_layer_density(session, 0);
+            const tmx_pattern pattern = *tmx_plan_layer(plan, 0);
+            for (int32_t q = 0; q < N_LONG; q++) {
+                for (int32_t k = 0; k <= q && i < 2; k++) {
+                    if (tmx_pattern_is_visible(&pattern, N_LONG, q, k)) pairs[q / TMX_WATCH_TILE][k / TMX_WATCH_TILE]--, n_pairs++;
+                }
+            }
+            for (int32_t a = 0; a < TILES; a++) {
+                for (int32_t b = 0; b < TILES; b++) {
+                    if (i < 2) assert_true(pairs[a][b] == 0);
+                    n_pairs += pairs[a][b];
+                }
+            }
+            tmx_session_free(session);
+            tmx_plan_free(plan);
+        }
+        assert_true(fabs(n_pairs / TINY_HEADS / (N_LONG * (N_LONG + 1.0) / 2) - density) < 1e-12);
+        assert_true(i == 0 || density < 1);
+    }
+    close_machine(&m);
+}
+
 static void decoding_continues_the_prompt(void **state)
 {
     (void)state;
@@ -740,6 +791,7 @@ int main(void)
         cmocka_unit_test(the_memory_plan_counts_what_a_plan_needs),
         cmocka_unit_test(plans_may_be_set_in_any_order),
         cmocka_unit_test(dynamic_plans_are_refused_on_a_device),
+        cmocka_unit_test(watched_tiles_are_what_was_visited),
         cmocka_unit_test(decoding_continues_the_prompt),
         cmocka_unit_test(a_rewound_session_answers_anew),
         cmocka_unit_test(a_dense_prompt_may_come_in_turns),

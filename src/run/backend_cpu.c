@@ -9,6 +9,7 @@
 #include "run/backend.h"
 #include "run/cpu_run.h"
 #include "run/search_heads.h"
+#include "run/watch.h"
 
 #include <assert.h>
 
@@ -237,7 +238,8 @@ static tmx_attention_params attention_of(const chunk *c, tmx_pattern_kind kind)
 static int64_t attend_s2o(chunk *c, const tmx_attention_params *params)
 {
     tmx_session *s = c->s;
-    const s2o_result done = attn_s2o(params, &s->plan->s2o, s->pool, NULL);
+    s2o_visits visits = { .watch.see = watch_s2o, .session = s };
+    const s2o_result done = attn_s2o(params, &s->plan->s2o, s->pool, watches_layer(s, c->layer) ? &visits.watch : NULL);
     s->timings.estimate_ms += done.estimate_ms;
     return done.n_pairs;
 }
@@ -268,6 +270,7 @@ static int64_t attend_heads(chunk *c, const tmx_attention_params *params)
     attn_minference(params, a->chosen_heads, a->found_heads, a->lists, s->pool);
     s->timings.estimate_ms += now_ms() - start;
     attn_over_heads(params, a->found_heads, s->pool);
+    if (watches_layer(s, c->layer)) watch_head(s, &a->found_heads[s->watch.head]);
     for (int32_t h = 0; h < params->n_heads; h++) n_pairs += head_keys_pairs(&a->found_heads[h]);
     return n_pairs;
 }
@@ -282,6 +285,7 @@ static int64_t attend_lists(chunk *c, tmx_pattern_kind kind, const tmx_attention
     else attn_xattention(params, &s->plan->xattention, &lists, s->pool);
     s->timings.estimate_ms += now_ms() - start;
     attn_over_lists(params, &lists, s->pool);
+    if (watches_layer(s, c->layer)) watch_lists(s, &lists, seq->q_begin, seq->q_begin + seq->n_q);
     return key_lists_pairs(&lists, seq->q_begin, seq->q_begin + seq->n_q);
 }
 

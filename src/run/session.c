@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "run/backend.h"
 #include "run/reuse.h"
+#include "run/watch.h"
 
 #include <math.h>
 #include <string.h>
@@ -37,6 +38,7 @@ void session_count_pairs(tmx_session *s, int32_t layer, int32_t q_begin, int32_t
 void session_count_static(tmx_session *s, int32_t layer, const tmx_pattern *pattern, int32_t n_prompt, int32_t q_begin, int32_t q_end)
 {
     session_count_pairs(s, layer, q_begin, q_end, (double)tmx_pattern_pairs(pattern, n_prompt, q_begin, q_end));
+    if (watches_layer(s, layer)) watch_static(s, pattern, n_prompt, q_begin, q_end);
 }
 
 /* What does not depend on the backend, which fills in the rest. */

@@ -25,6 +25,7 @@ struct tmx_session {
     tmx_timings timings;           /* attention_ms and rest_ms are filled when asked for */
     double *layer_attention_ms;    /* [n_layers], prefill */
     struct head_search *search;    /* of a search for MInference's heads (search_heads.h), else NULL */
+    struct { int32_t layer, head, n; double *pairs; } watch;       /* tmx_session_watch; pairs NULL: nothing is watched */
     double *layer_pairs;           /* [n_layers][2]: pairs that prefill attended to, causal ones there were; per head */
 };
 

@@ -140,6 +140,9 @@ refused "bench: kernels of nothing" 2 "nowhere.gguf"                            
 refused "bench: unknown rung"     1 "sse9"                                            bench --kernels --isa sse9
 refused "bench: picture's folder" 2 "cannot be created"                               bench -m x --svg "$tmp/nowhere/p.svg"
 refused "inspect: no model"       1 "no model"                                        inspect
+refused "inspect: no pattern"     1 "go with --pattern"                               inspect a --layer 3
+refused "inspect: pattern alone"  1 "takes one prompt"                                inspect a --pattern dense --layer 0 --head 0
+refused "inspect: no layer"       1 "needs --layer and --head"                        inspect a --pattern dense -p x
 refused "inspect: two models"     1 "-m/--model given twice"                          inspect a b
 
 run
@@ -460,6 +463,13 @@ model_tests() {
 
     fine "inspect" inspect "$model"
     printed "inspect" '^can run +yes$'
+    yes "The river runs past the old stone bridge." | head -n 80 >"$doc"
+    fine "inspect: a pattern" inspect "$model" --pattern "mix:triangle=0-3,rest=s2o(segment=128)" -f "$doc" --layer 2 --head 1 --svg "$tmp/tiles.svg"
+    printed "inspect: a pattern" '^layer 2, head 1: triangle, [0-9]+ tokens, [0-9.]+ % of the pairs, [0-9]+ of [0-9]+ tiles$'
+    fine "inspect: a method" inspect "$model" --pattern "mix:triangle=0-3,rest=s2o(segment=128)" -f "$doc" --layer 4 --head 8
+    printed "inspect: a method" '^layer 4, head 8: s2o, '
+    refused "inspect: layer 99" 1 "layer: 99, expected 0\.\.29" inspect "$model" --pattern dense -p x --layer 99 --head 0
+    refused "inspect: picture's folder" 2 "cannot be created" inspect "$model" --pattern dense -p x --layer 0 --head 0 --svg "$tmp/nowhere/p.svg"
     fine "inspect as JSON" inspect "$model" --json --tensors --metadata -c 100
     printed "inspect as JSON" '"can_run": true'
     fine "inspect, checked" inspect "$model" --check-tensors

@@ -52,13 +52,17 @@ class TokenFlags(IntEnum):
     TMX_TOKEN_BOS = 2
 
 
+class Watch(IntEnum):
+    TMX_WATCH_TILE = 128
+
+
 class Defaults(IntEnum):
     TMX_DEFAULT_SINK = 8
     TMX_DEFAULT_WINDOW = 512
     TMX_DEFAULT_LAST = 128
 
 
-ENUMS = [Status, Type, Compute, PatternKind, TokenFlags, Defaults]
+ENUMS = [Status, Type, Compute, PatternKind, TokenFlags, Defaults, Watch]
 
 
 class tmx_error(Structure):
@@ -238,6 +242,7 @@ FUNCTIONS = {
     "tmx_session_timings": (None, [c_void_p, POINTER(tmx_timings)]),
     "tmx_session_layer_attention_ms": (c_double, [c_void_p, c_int32]),
     "tmx_session_layer_density": (c_double, [c_void_p, c_int32]),
+    "tmx_session_watch": (c_enum, [c_void_p, c_int32, c_int32, POINTER(c_double), c_int32, _err]),
     "tmx_sampler_create": (c_enum, [_created, POINTER(tmx_sampler_params), c_int32, _err]),
     "tmx_sampler_free": (None, [c_void_p]),
     "tmx_sampler_accept": (None, [c_void_p, c_int32]),
