@@ -2,7 +2,7 @@
 /* Times the two steps of dynamic methods against dense attention in the same rounds: what an estimate costs, and what attention
  * over key lists costs for the pairs it visits.
  *     bench_lists [n_tokens [head_dim]]      default 4096 64; one thread, f32, 3 query heads share one KV head, 3 KV heads
- * Checks first that a list of every block gives dense attention's bits.  CSV; times are CPU time, the least of N_ROUNDS. */
+ * S2O does both in one call; its ranking is wall time.  Checks first that a list of every block gives dense attention's bits.  CSV; times are CPU time, the least of N_ROUNDS. */
 #include "attn/attn.h"
 #include "base/cpu.h"
 #include "base/mem.h"
@@ -77,6 +77,15 @@ static void estimate_flex(const subject *s)
     attn_flexprefill(&s->params, &f, &lists, NULL);
 }
 
+/* Random scores stop nobody: tau 0 visits everything, tau 1 stops after n_keys of the history.  Returns the share of pairs. */
+static double run_s2o(const subject *s, int32_t segment, int32_t n_keys, double *estimate_ms)
+{
+    const s2o method = { .segment = segment, .tau = n_keys > 0 ? 1 : 0, .min_tiles = n_keys / S2O_KEY_TILE };
+    const s2o_result done = attn_s2o(&s->params, &method, NULL, NULL);
+    *estimate_ms = fmin(*estimate_ms, done.estimate_ms);
+    return (double)done.n_pairs / N_HEADS / ((double)s->n * (s->n + 1.0) / 2);
+}
+
 static double density(const key_lists *lists, int32_t n)
 {
     return (double)key_lists_pairs(lists, 0, n) / N_HEADS / (double)tmx_pattern_pairs(&(tmx_pattern){ 0 }, n, 0, n);
@@ -102,6 +111,8 @@ int main(int argc, char **argv)
         const size_t n_more = attn_lists_scratch_bytes(&s.params, (tmx_pattern_kind)kind, n, 1);
         if (n_more > n_scratch) n_scratch = n_more;
     }
+    const size_t n_ranked = attn_s2o_scratch_bytes(&s.params, n, 1);
+    if (n_ranked > n_scratch) n_scratch = n_ranked;
     s.params.scratch = mem_alloc(n_scratch, 1);
     if (s.params.scratch == NULL || s.bits == NULL || tmx_attention(&s.params, NULL, NULL) != TMX_OK) return 1;
     seq.out = out;
@@ -112,21 +123,24 @@ int main(int argc, char **argv)
         return 1;
     }
 
-    enum { N_STEPS = 8 };
+    enum { N_STEPS = 13 };
     static const char *const names[N_STEPS] = { "dense", "estimate xattention stride 4", "estimate xattention stride 8",
-        "estimate xattention stride 16", "estimate flexprefill", "lists of all", "lists of 1 in 4", "lists of 1 in 16" };
-    double best[N_STEPS], share[N_STEPS] = { 1, 0, 0, 0, 0, 1, 0, 0 };
+        "estimate xattention stride 16", "estimate flexprefill", "lists of all", "lists of 1 in 4", "lists of 1 in 16",
+        "s2o of all", "s2o segment 128 256 keys", "s2o segment 512 256 keys", "of them ranking 128", "of them ranking 512" };
+    double best[N_STEPS], share[N_STEPS] = { 1, 0, 0, 0, 0, 1 };
     for (int i = 0; i < N_STEPS; i++) best[i] = INFINITY;
     for (int round = 0; round < N_ROUNDS; round++) {
         for (int i = 0; i < N_STEPS; i++) {
-            if (i >= 5) lists = some_lists(&s, i == 5 ? 1 : i == 6 ? 4 : 16);
+            if (i >= 11) continue;
+            if (i >= 5 && i < 8) lists = some_lists(&s, i == 5 ? 1 : i == 6 ? 4 : 16);
             const double begin = cpu_ms();
             if (i == 0 && tmx_attention(&s.params, NULL, NULL) != TMX_OK) return 1;
             else if (i >= 1 && i <= 3) estimate_x(&s, 2 << i);
             else if (i == 4) estimate_flex(&s);
+            else if (i >= 8) share[i] = run_s2o(&s, i == 9 ? 128 : 512, i == 8 ? 0 : 256, &best[i == 9 ? 11 : 12]);
             else if (i >= 5) attn_over_lists(&s.params, &lists, NULL);
             best[i] = fmin(best[i], cpu_ms() - begin);
-            if (i >= 5) share[i] = density(&lists, n);
+            if (i >= 5 && i < 8) share[i] = density(&lists, n);
         }
     }
     printf("step,isa,n_tokens,head_dim,pairs_pct,min_ms,pct_of_dense\n");

@@ -18,7 +18,7 @@ METHODS = {
     "xattention": ["xattention(stride=8,threshold=0.8)", "xattention(stride=8,threshold=0.9)", "xattention(stride=8,threshold=0.95)"],
     "flexprefill": ["flexprefill(gamma=0.9)", "flexprefill(gamma=0.95)", "flexprefill(gamma=0.99)"],
     "minference": ["minference(vertical=200,slash=1000)", "minference(vertical=500,slash=2000)", "minference(vertical=1000,slash=3000)"],
-    "s2o": ["s2o(threshold=0.8)", "s2o(threshold=0.9)", "s2o(threshold=0.95)"],
+    "s2o": ["s2o(tau=0.02)", "s2o(tau=0.005)", "s2o(tau=0.001)"],
 }
 COLORS = {"triangle": "#c0392b", "xattention": "#2471a3", "flexprefill": "#229954", "minference": "#b9770e", "s2o": "#7d3c98"}
 

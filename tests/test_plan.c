@@ -234,7 +234,7 @@ static void mixes_and_methods_are_read(void **state)
                      "triangle 9,11-12 (sink 8, window 512, last 128), streaming 1 (sink 8, window 512), "
                      "xattention 3,20-29 (stride 8, threshold 0.9, norm 1), dense 0,2,4-8,10,13-19");
     assert_parses_to("mix:triangle=16-29,rest=s2o(segment=256,tau=0.01)", &smollm,
-                     "triangle 16-29 (sink 8, window 512, last 128), s2o 0-15 (segment 256, tau 0.01, sink 64, min_tiles 2, vote 0, guide 1)");
+                     "triangle 16-29 (sink 8, window 512, last 128), s2o 0-15 (segment 256, tau 0.01, sink 64, min_tiles 2, vote 0, guide 0)");
     assert_parses_to("mix:flexprefill(gamma=0.95,min_budget=1024)=0-3,rest=triangle", &smollm,
                      "triangle 4-29 (sink 8, window 512, last 128), flexprefill 0-3 (gamma 0.95, tau 0.1, min_budget 1024)");
     assert_parses_to("mix:rest=triangle,dense=4", &smollm, "triangle 0-3,5-29 (sink 8, window 512, last 128), dense 4");

@@ -28,7 +28,7 @@ typedef struct s2o {
     int32_t guide;                 /* 1: rows are permuted; 0: only keys are */
 } s2o;
 
-#define S2O_DEFAULTS { .segment = 512, .tau = 0.005, .sink = 64, .min_tiles = 2, .vote = 0, .guide = 1 }
+#define S2O_DEFAULTS { .segment = 512, .tau = 0.005, .sink = 64, .min_tiles = 2, .vote = 0, .guide = 0 }
 
 tmx_status s2o_check(const s2o *s, tmx_error *err);
 
