@@ -83,12 +83,15 @@ static void row_f32(float *to, const void *x, tmx_type type, size_t at, int32_t 
     }
 }
 
-/* a . b over n values, a multiple of ATTN_DIM_PAD; one sum a lane, so that the compiler may use vectors. */
+enum { DOT_SUMS = 8 };
+static_assert(ATTN_DIM_PAD % DOT_SUMS == 0, "whole steps");
+
+/* a . b over n values, a multiple of DOT_SUMS; one sum a lane, so that the compiler may use vectors. */
 static float dot(const float *a, const float *b, size_t n)
 {
-    float sum[ATTN_DIM_PAD] = { 0 };
-    for (size_t d = 0; d < n; d += ATTN_DIM_PAD) {
-        for (size_t i = 0; i < ATTN_DIM_PAD; i++) sum[i] += a[d + i] * b[d + i];
+    float sum[DOT_SUMS] = { 0 };
+    for (size_t d = 0; d < n; d += DOT_SUMS) {
+        for (size_t i = 0; i < DOT_SUMS; i++) sum[i] += a[d + i] * b[d + i];
     }
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
