@@ -5,7 +5,7 @@
 
 Runs `tmx eval` once for each length and method: dense, the method at three settings alone, and the same three in the layers
 that --triangle leaves, beside triangle in those.  Times are ratios within such a run; --parallel runs share the machine.  Prints a
-Markdown table; -o keeps tmx's rows; --svg draws loss against time, one panel a length, and the plans that nothing beats."""
+Markdown table; -o keeps tmx's rows, from which --rows prints and draws again; --svg draws loss against time, one panel a length, and the plans that nothing beats."""
 import argparse
 import concurrent.futures
 import json
@@ -132,8 +132,9 @@ def draw(runs, path):
 def main():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", required=True, help="GGUF file")
-    parser.add_argument("--triangle", required=True, help="layers of triangle, as in a plan")
+    parser.add_argument("-m", "--model", help="GGUF file")
+    parser.add_argument("--triangle", help="layers of triangle, as in a plan")
+    parser.add_argument("--rows", action="append", default=[], help="run nothing: rows that -o has written; may be repeated")
     parser.add_argument("--lengths", default="2000,4000,8000")
     parser.add_argument("--tasks", default="kv_uuid,niah_multikey_1")
     parser.add_argument("--samples", type=int, default=10, help="of each task")
@@ -144,22 +145,31 @@ def main():
     parser.add_argument("--svg", help="picture")
     parser.add_argument("--tmx", default=os.path.join(root, "build", "release", "tmx"))
     options = parser.parse_args()
+    if not options.rows and (options.model is None or options.triangle is None):
+        parser.error("give -m FILE and --triangle LAYERS, or --rows FILE")
     methods = options.methods.split(",")
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         parser.error(f"unknown method '{unknown[0]}'")
     lengths = [int(n) for n in options.lengths.split(",")]
-    work = [(length, method) for length in sorted(lengths, reverse=True) for method in methods]
+    work = [] if options.rows else [(length, method) for length in sorted(lengths, reverse=True) for method in methods]
+    runs = []
+    for path in options.rows:
+        with open(path) as f:
+            runs += json.load(f)
     with concurrent.futures.ThreadPoolExecutor(options.parallel) as pool:
-        runs = list(pool.map(lambda job: evaluate(options, *job), work))
-    runs = sorted((rows for rows in runs if rows), key=lambda rows: (rows[0]["length"], methods.index(rows[-1]["method"])))
-    if options.output:
-        with open(options.output, "w") as f:
-            json.dump(runs, f, indent=1)
+        for done in concurrent.futures.as_completed([pool.submit(evaluate, options, *job) for job in work]):
+            if done.result():
+                runs.append(done.result())
+            if options.output:
+                with open(options.output, "w") as f:
+                    json.dump(runs, f, indent=1)
+    n_missing = len(work) - len(runs)
+    runs.sort(key=lambda rows: (rows[0]["length"], list(METHODS).index(rows[-1]["method"])))
     print_table(runs)
     if options.svg and runs:
         draw(runs, options.svg)
-    return 0 if len(runs) == len(work) else 1
+    return 0 if n_missing <= 0 else 1
 
 
 sys.exit(main())

@@ -212,10 +212,6 @@ static tmx_status create(tmx_probe *p, tmx_error *err)
     if (feature != NULL) {
         return refuse(err, TMX_E_UNSUPPORTED, "probe: %s: not on a GPU yet (--device cpu)", feature);
     }
-    if (m->head_dim != 64 && m->head_dim != 128) {
-        return refuse(err, TMX_E_UNSUPPORTED, "probe: head_dim %d: the backward pass on a GPU has 64 and 128; run it with --device cpu",
-                      m->head_dim);
-    }
     struct probe_device *v = p->device = mem_alloc(1, sizeof *v);
     if (v == NULL) return refuse(err, TMX_E_MEMORY, "probe: out of memory");
     v->weights = p->model->on_device;
