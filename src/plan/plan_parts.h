@@ -33,8 +33,8 @@ typedef struct method_param {
 
 typedef struct method {
     tmx_pattern_kind kind;
-    const method_param *params;
     int32_t n_params;
+    const method_param *params;
     tmx_status (*check)(const tmx_plan *plan, tmx_error *err);
     /* METHOD(FILE): what a file says of all layers; NULL: there is no such form */
     tmx_status (*read_file)(tmx_plan *plan, const char *path, const tmx_model_info *info, tmx_error *err);

@@ -11,8 +11,10 @@ import tmx
 from tmx import _abi
 
 INCLUDE = Path(os.environ["TMX_SOURCE"]) / "include"
-# What Python does not offer: the gradient probe, models made of random numbers, the GPU operator on device pointers, curves of plans, scratch of one's own.
-UNBOUND = re.compile(r"tmx_(probe_|model_open_random|gpu_|plan_curve|plan_set_curve|status_name|pattern_name|attention_scratch_bytes)")
+# What Python does not offer: the gradient probe and the search for heads, models made of random numbers, the GPU operator on device
+# pointers, curves of plans, scratch of one's own.
+UNBOUND = re.compile(r"tmx_(probe_|model_open_random|gpu_|minference_search|plan_save_heads|plan_curve|plan_set_curve|status_name|"
+                     r"pattern_name|attention_scratch_bytes)")
 
 C_TYPES = {ctypes.c_bool: "bool", ctypes.c_char: "char", ctypes.c_char_p: "char *", ctypes.c_double: "double",
            ctypes.c_float: "float", ctypes.c_int32: "int32_t", ctypes.c_int64: "int64_t", ctypes.c_size_t: "size_t",
