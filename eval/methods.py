@@ -17,7 +17,7 @@ import sys
 METHODS = {
     "xattention": ["xattention(stride=8,threshold=0.8)", "xattention(stride=8,threshold=0.9)", "xattention(stride=8,threshold=0.95)"],
     "flexprefill": ["flexprefill(gamma=0.9)", "flexprefill(gamma=0.95)", "flexprefill(gamma=0.99)"],
-    "minference": ["minference(vertical=200,slash=1000)", "minference(vertical=500,slash=2000)", "minference(vertical=1000,slash=3000)"],
+    "minference": ["minference(vertical=60,slash=200)", "minference(vertical=120,slash=400)", "minference(vertical=300,slash=1000)"],
     "s2o": ["s2o(tau=0.02)", "s2o(tau=0.005)", "s2o(tau=0.001)"],
 }
 COLORS = {"triangle": "#c0392b", "xattention": "#2471a3", "flexprefill": "#229954", "minference": "#b9770e", "s2o": "#7d3c98"}
@@ -78,7 +78,7 @@ def draw(runs, path):
     lengths = sorted({rows[0]["length"] for rows in runs})
     width, height, left, top = 300, 260, 60, 40
     low, high = -5.0, 1.0                  # log10 of the KL
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + len(lengths) * (width + 40)}" height="{height + 120}" '
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + max(len(lengths) * (width + 40), 5 * 120)}" height="{height + 120}" '
            'font-family="sans-serif" font-size="11">', '<rect width="100%" height="100%" fill="white"/>']
     for panel, length in enumerate(lengths):
         x0 = left + panel * (width + 40)
