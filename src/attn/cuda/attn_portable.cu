@@ -9,7 +9,7 @@
  * is all that a block may have on sm_86 and sm_89. */
 #include "attn/cuda/attn_merge.cuh"
 #include "attn/cuda/attn_rows.cuh"
-#include "attn/cuda/mma_ptx.cuh"
+#include "base/mma_ptx.cuh"
 
 enum { N_WARPS = PORTABLE_TILE_ROWS / 16, BANK_PAD = 8 };
 

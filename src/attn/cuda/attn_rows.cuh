@@ -16,8 +16,6 @@
 #include <cuda_fp16.h>
 #include <math_constants.h>
 
-#define DEVICE __device__ __forceinline__
-
 #define LAZY_LOG2 8.0f             /* weights stay below 256: far from f16's 65504, also summed over 16 keys */
 
 struct row_pair {

@@ -3,12 +3,12 @@
 #ifndef TMX_ATTN_SM90_PTX_CUH
 #define TMX_ATTN_SM90_PTX_CUH
 
+#include "base/device.h"
+
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
-
-#define DEVICE __device__ __forceinline__
 
 DEVICE uint32_t smem_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 

@@ -51,8 +51,6 @@ void gpu_fill_random(gpu *g, void *bf16, size_t n, float deviation, uint64_t see
 
 /* ---------------------------------------------------------------- in kernels */
 
-#define DEVICE __device__ __forceinline__
-
 static inline int32_t divide_up(int32_t n, int32_t by) { return (n + by - 1) / by; }
 static inline bool is_aligned16(const void *p) { return ((uintptr_t)p & 15) == 0; }
 

@@ -9,6 +9,7 @@
  *
  * Floor of the products: 2 FLOP a weight and choice; tiles are filled to n_rows n_used / (that + GPU_GROUP_ROWS / 2 for every expert), 89 %
  * at 8192 rows that take 8 of 128. */
+#include "base/mma_ptx.cuh"
 #include "ops/cuda/gpu_device.cuh"
 
 /* ---------------------------------------------------------------- choice */
@@ -119,26 +120,6 @@ extern "C" void gpu_group_rows(gpu *g, const gpu_choice *chosen, const gpu_group
 enum { TILE_OUTS = 128, STEP = 32, SMEM_ROW = STEP + 8, N_STAGES = 4, GROUP_THREADS = 256,
        GROUPS_SMEM = N_STAGES * (GPU_GROUP_ROWS + TILE_OUTS) * SMEM_ROW * 2 };
 
-DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
-
-/* 16 bytes, or zeros. */
-DEVICE void copy_async(void *to, const void *from, bool is_there)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(is_there ? 16 : 0) : "memory");
-}
-
-DEVICE void load_matrices(uint32_t (&r)[4], const void *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
-}
-
-DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 DEVICE void store_pair(float *y, float a, float b) { *(float2 *)y = make_float2(a, b); }
 DEVICE void store_pair(tmx_bf16 *y, float a, float b) { *(uint32_t *)y = bf16_pair(a, b); }
 
@@ -198,7 +179,7 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2) grouped_product_kernel(const
                            is_inside && is_there[j]);
             }
         }
-        asm volatile("cp.async.commit_group;" ::: "memory");
+        copy_commit();
     };
 
     float sums[4][4][4];                                   /* [16 places][8 outputs] fragments of the warp */
@@ -208,7 +189,7 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2) grouped_product_kernel(const
 #pragma unroll
     for (int32_t step = 0; step < N_STAGES - 1; step++) load(step);
     for (int32_t step = 0; step < n_steps; step++) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(N_STAGES - 2) : "memory");
+        copy_wait<N_STAGES - 2>();
         __syncthreads();                                   /* the step is there, and everyone is done with the one before */
         load(step + N_STAGES - 1);
         const stage &s = stages[step % N_STAGES];
@@ -224,7 +205,7 @@ __global__ void __launch_bounds__(GROUP_THREADS, 2) grouped_product_kernel(const
                 uint32_t a[4];
                 load_matrices(a, &s[warp_row + 16 * m + lane % 16][k + lane / 16 * 8]);
 #pragma unroll
-                for (int n = 0; n < 4; n++) multiply_add(sums[m][n], a, b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+                for (int n = 0; n < 4; n++) multiply_add(sums[m][n], a, b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1], __nv_bfloat16());
             }
         }
     }

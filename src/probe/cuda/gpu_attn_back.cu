@@ -13,7 +13,8 @@
  * are f32 within a thread, f64 beyond.
  *
  * 4 warps x 16 rows (or keys).  Shared memory: 4 x 64 rows x (head_dim + 8) x 2 bytes, 70 KB at head_dim 128: 3 CTAs. */
-#include "attn/cuda/mma_ptx.cuh"
+#include "attn/cuda/attn_rows.cuh"
+#include "base/mma_ptx.cuh"
 #include "ops/cuda/gpu_device.cuh"
 
 extern "C" {

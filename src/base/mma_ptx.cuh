@@ -1,9 +1,13 @@
 /* mma_ptx.cuh - the instructions of tiles since sm_80, one wrapper each: copies into shared memory that do not wait (cp.async),
  * fragments out of it (ldmatrix), and their product (mma.sync m16n8k16, sums in f32). */
-#ifndef TMX_ATTN_MMA_PTX_CUH
-#define TMX_ATTN_MMA_PTX_CUH
+#ifndef TMX_BASE_MMA_PTX_CUH
+#define TMX_BASE_MMA_PTX_CUH
 
-#include "attn/cuda/attn_rows.cuh"
+#include "base/device.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
 
 DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
