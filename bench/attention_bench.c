@@ -1,4 +1,5 @@
 #include "attn/attn.h"
+#include "attn/attn_element.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "eval/dice.h"
@@ -112,11 +113,6 @@ static tmx_status shape_create(shape *s, tmx_type type, int32_t n, int32_t head_
     return TMX_OK;
 }
 
-static double element(const void *data, tmx_type type, size_t at)
-{
-    return (double)(type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)data)[at]) : ((const float *)data)[at]);
-}
-
 /* Some rows of a prompt of its own, against the f64 oracle. */
 static tmx_status check(const shape *s, entry *e, tmx_pool *pool, tmx_error *err)
 {
@@ -140,7 +136,7 @@ static tmx_status check(const shape *s, entry *e, tmx_pool *pool, tmx_error *err
         double diff = 0, norm = 0;
         attn_ref_f64(&call, 0, out, lse);
         for (size_t i = 0; i < n_out; i++) {
-            const double d = element(seq.out, call.q_type, i) - out[i];
+            const double d = attn_element(seq.out, call.q_type, i) - out[i];
             diff += d * d;
             norm += out[i] * out[i];
         }

@@ -27,7 +27,7 @@ const attn_kernel *attn_kernel_get(tmx_isa isa, tmx_type q_type, tmx_type kv_typ
 
 attn_job attn_job_of(const tmx_attention_params *p)
 {
-    return (attn_job){ .params = p, .n_group = p->n_heads / p->n_kv_heads,
+    return (attn_job){ .kernel = attn_kernel_get(p->isa, p->q_type, p->kv_type), .params = p, .n_group = p->n_heads / p->n_kv_heads,
                        .scale = p->scale != 0.0f ? p->scale : (float)(1.0 / sqrt((double)p->head_dim)) };
 }
 
@@ -270,7 +270,6 @@ static void list_tiles(const tmx_attention_params *p, int32_t n_positions, query
 
 typedef struct attn_run {
     attn_job job;
-    const attn_kernel *kernel;
     const query_tile *tiles;
     char *scratch;                 /* [n_threads] of layout bytes */
     size_t thread_bytes;
@@ -283,7 +282,7 @@ static void run_task(void *ctx, int32_t index, int32_t thread)
     const int32_t kv_head = index % run->job.params->n_kv_heads, n_group = run->job.n_group;
     const attn_task task = { .seq = tile->seq, .kv_head = kv_head, .head_begin = kv_head * n_group, .n_heads = n_group,
                              .t_begin = tile->t_begin, .t_end = tile->t_end };
-    run->kernel->run(&run->job, &task, run->scratch + (size_t)thread * run->thread_bytes);
+    run->job.kernel->run(&run->job, &task, run->scratch + (size_t)thread * run->thread_bytes);
 }
 
 tmx_status tmx_attention(const tmx_attention_params *params, tmx_pool *pool, tmx_error *err)
@@ -317,7 +316,6 @@ tmx_status tmx_attention(const tmx_attention_params *params, tmx_pool *pool, tmx
     sort_longest_first(tiles, t.n_tiles);
     attn_run run = {
         .job = attn_job_of(&p),
-        .kernel = attn_kernel_get(p.isa, p.q_type, p.kv_type),
         .tiles = tiles, .scratch = p.scratch, .thread_bytes = thread_bytes,
     };
     pool_run(pool, (int32_t)t.n_tiles * p.n_kv_heads, run_task, &run);

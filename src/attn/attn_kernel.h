@@ -24,8 +24,11 @@ enum {
     ATTN_DECODE_KEYS = 512,        /* key range of one decode task */
 };
 
+typedef struct attn_kernel attn_kernel;
+
 /* What all tasks of a call share. */
 typedef struct attn_job {
+    const attn_kernel *kernel;     /* of the rung and types of params */
     const tmx_attention_params *params;
     int32_t n_group;               /* query heads per KV head */
     float scale;                   /* never 0 */
@@ -177,7 +180,7 @@ static inline attn_tail_layout attn_tail_layout_of(int32_t head_dim, int32_t n)
     return at;
 }
 
-typedef struct attn_kernel {
+struct attn_kernel {
     void (*run)(const attn_job *job, const attn_task *task, void *scratch);
     /* S2O: returns how many keys of the history the rows of the task saw. */
     int32_t (*run_ranked)(const attn_job *job, const attn_task *task, const attn_ranked_keys *ranked, void *scratch);
@@ -186,7 +189,7 @@ typedef struct attn_kernel {
      * ATTN_MAX_BLOCK. */
     void (*tail_mass)(const attn_job *job, int32_t head, int32_t n_probe, const attn_tail_layout *at, void *scratch);
     void (*decode)(const attn_decode_part *part);
-} attn_kernel;
+};
 
 extern const attn_kernel attn_kernel_f32_scalar, attn_kernel_f32_avx2, attn_kernel_f32_avx512;
 extern const attn_kernel attn_kernel_bf16_avx512bf16, attn_kernel_bf16_amx;      /* q and kv both bf16; no decode */

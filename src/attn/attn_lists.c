@@ -1,6 +1,7 @@
 /* attn_lists.c - attention over key lists, and the estimators that make them.  One sequence a call; tasks are longest first
  * (the last query block sees most), so that the end of a call is short pieces. */
 #include "attn/attn_kernel.h"
+#include "attn/attn_element.h"
 #include "base/num.h"
 #include "base/pool.h"
 
@@ -35,7 +36,6 @@ static void assert_ready(const tmx_attention_params *p, const key_lists *lists)
 
 typedef struct mass_run {
     attn_job job;
-    const attn_kernel *kernel;
     const xattention *method;
     const key_lists *lists;
     attn_mass_layout at;
@@ -53,7 +53,7 @@ static void run_mass_task(void *ctx, int32_t index, int32_t thread)
     char *scratch = run->scratch + (size_t)thread * run->at.n_bytes;
     const double *mass = (const double *)(const void *)(scratch + run->at.mass);
     int32_t *order = (int32_t *)(void *)(scratch + run->at.order);
-    if (task.q_block >= 2) run->kernel->block_mass(&run->job, &task, &run->at, scratch);
+    if (task.q_block >= 2) run->job.kernel->block_mass(&run->job, &task, &run->at, scratch);
     for (int32_t i = 0; i < n_group; i++) {
         uint64_t *list = key_list_of(lists, task.kv_head * n_group + i, task.q_block);
         if (task.q_block >= 2) {
@@ -69,7 +69,7 @@ void attn_xattention(const tmx_attention_params *params, const xattention *metho
     assert_ready(params, lists);
     const double scale = 1.0 / (sqrt((double)params->head_dim) * method->stride * method->norm);
     mass_run run = {
-        .job = attn_job_of(params), .kernel = attn_kernel_get(params->isa, params->q_type, params->kv_type),
+        .job = attn_job_of(params),
         .method = method, .lists = lists, .scale = (float)scale, .scratch = params->scratch,
         .at = attn_mass_layout_of(params->head_dim, params->n_heads / params->n_kv_heads, key_blocks_of(end_of(params))),
     };
@@ -80,32 +80,17 @@ void attn_xattention(const tmx_attention_params *params, const xattention *metho
 
 typedef struct tail_run {
     attn_job job;
-    const attn_kernel *kernel;
     const flexprefill *method;
     key_lists *lists;
     attn_tail_layout at;
     char *scratch;
 } tail_run;
 
-static double element(const void *data, tmx_type type, size_t at)
-{
-    return (double)(type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)data)[at]) : ((const float *)data)[at]);
-}
-
-/* mean[d] over rows [begin, end) of x. */
-static void mean_of(const void *x, tmx_type type, size_t stride, int32_t begin, int32_t end, int32_t head_dim, double *mean)
-{
-    for (int32_t d = 0; d < head_dim; d++) mean[d] = 0;
-    for (int32_t row = begin; row < end; row++) {
-        for (int32_t d = 0; d < head_dim; d++) mean[d] += element(x, type, (size_t)row * stride + (size_t)d);
-    }
-    for (int32_t d = 0; d < head_dim; d++) mean[d] /= end - begin;
-}
-
 static void block_means(const void *x, tmx_type type, size_t stride, int32_t n, int32_t head_dim, double *means)
 {
     for (int32_t b = 0; b < key_blocks_of(n); b++, means += head_dim) {
-        mean_of(x, type, stride, b * KEY_BLOCK, min_i32(n, (b + 1) * KEY_BLOCK), head_dim, means);
+        const int32_t begin = b * KEY_BLOCK, end = min_i32(n, begin + KEY_BLOCK);
+        attn_mean_of_rows(x, type, stride, begin, end, head_dim, end - begin, means);
     }
 }
 
@@ -137,9 +122,9 @@ static void run_tail_task(void *ctx, int32_t head, int32_t thread)
     const char *q = (const char *)p->seqs->q + (size_t)head * p->q_head_stride * attn_element_bytes(p->q_type);
     const char *k = (const char *)p->seqs->k + kv_head * p->k_head_stride * attn_element_bytes(p->kv_type);
 
-    run->kernel->tail_mass(&run->job, head, KEY_BLOCK, &run->at, scratch);
+    run->job.kernel->tail_mass(&run->job, head, KEY_BLOCK, &run->at, scratch);
     block_means(k, p->kv_type, p->k_pos_stride, n, dim, mean_k);
-    mean_of(q, p->q_type, p->q_pos_stride, n - KEY_BLOCK, n, dim, mean_q);
+    attn_mean_of_rows(q, p->q_type, p->q_pos_stride, n - KEY_BLOCK, n, dim, KEY_BLOCK, mean_q);
     softmax_row(mean_q, mean_k, nb, dim, scale, pooled);
     const flex_head found = { .n = n, .by_key = (const double *)(const void *)(scratch + run->at.by_key), .pooled = pooled,
                               .by_distance = (const double *)(const void *)(scratch + run->at.by_distance) };
@@ -155,7 +140,7 @@ void attn_flexprefill(const tmx_attention_params *params, const flexprefill *met
     assert_ready(params, lists);
     assert(params->seqs->q_begin == 0 && params->seqs->n_q > 2 * KEY_BLOCK);
     tail_run run = {
-        .job = attn_job_of(params), .kernel = attn_kernel_get(params->isa, params->q_type, params->kv_type),
+        .job = attn_job_of(params),
         .method = method, .lists = lists, .scratch = params->scratch, .at = attn_tail_layout_of(params->head_dim, params->seqs->n_q),
     };
     pool_run(pool, params->n_heads, run_tail_task, &run);
@@ -165,7 +150,6 @@ void attn_flexprefill(const tmx_attention_params *params, const flexprefill *met
 
 typedef struct list_run {
     attn_job job;
-    const attn_kernel *kernel;
     char *scratch;
     size_t thread_bytes;
 } list_run;
@@ -177,14 +161,14 @@ static void run_list_task(void *ctx, int32_t index, int32_t thread)
     const int32_t head = index % lists->n_heads, q_block = lists->first_block + lists->n_blocks - 1 - index / lists->n_heads;
     const attn_task task = { .kv_head = head / run->job.n_group, .head_begin = head, .n_heads = 1, .t_begin = q_block * KEY_BLOCK,
                              .t_end = min_i32((q_block + 1) * KEY_BLOCK, end_of(run->job.params)) };
-    run->kernel->run(&run->job, &task, run->scratch + (size_t)thread * run->thread_bytes);
+    run->job.kernel->run(&run->job, &task, run->scratch + (size_t)thread * run->thread_bytes);
 }
 
 void attn_over_lists(const tmx_attention_params *params, const key_lists *lists, tmx_pool *pool)
 {
     assert_ready(params, lists);
     list_run run = {
-        .job = attn_job_of(params), .kernel = attn_kernel_get(params->isa, params->q_type, params->kv_type),
+        .job = attn_job_of(params),
         .scratch = params->scratch, .thread_bytes = attn_layout_of(params->head_dim).n_bytes,
     };
     run.job.lists = lists;

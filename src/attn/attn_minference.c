@@ -1,6 +1,7 @@
 /* attn_minference.c - MInference: what the heads of a prompt keep, and attention over it.  A task of the estimate is one query head;
  * one of attention is TASK_ROWS rows of one head, longest first. */
 #include "attn/attn_kernel.h"
+#include "attn/attn_element.h"
 #include "base/num.h"
 #include "base/pool.h"
 
@@ -38,7 +39,6 @@ size_t attn_minference_bytes(int32_t head_dim, int32_t n_ctx) { return estimate_
 
 typedef struct estimate_run {
     attn_job job;
-    const attn_kernel *kernel;
     const minference_head *chosen;
     head_keys *found;
     uint64_t *room;
@@ -46,20 +46,11 @@ typedef struct estimate_run {
     char *scratch;
 } estimate_run;
 
-static double element(const void *data, tmx_type type, size_t at)
-{
-    return (double)(type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)data)[at]) : ((const float *)data)[at]);
-}
-
 /* Means of blocks of LINE_BLOCK rows, a last short one padded with zeros. */
 static void line_block_means(const void *x, tmx_type type, size_t stride, int32_t n, int32_t head_dim, double *means)
 {
     for (int32_t begin = 0; begin < n; begin += LINE_BLOCK, means += head_dim) {
-        for (int32_t d = 0; d < head_dim; d++) means[d] = 0;
-        for (int32_t row = begin; row < min_i32(n, begin + LINE_BLOCK); row++) {
-            for (int32_t d = 0; d < head_dim; d++) means[d] += element(x, type, (size_t)row * stride + (size_t)d);
-        }
-        for (int32_t d = 0; d < head_dim; d++) means[d] /= LINE_BLOCK;
+        attn_mean_of_rows(x, type, stride, begin, min_i32(n, begin + LINE_BLOCK), head_dim, LINE_BLOCK, means);
     }
 }
 
@@ -90,7 +81,7 @@ static head_keys find_lines(const estimate_run *run, int32_t head, char *scratch
     const int32_t n = run->job.params->seqs->n_q;
     double *by_key = (double *)(void *)(scratch + run->at.tail.by_key);
     double *by_distance = (double *)(void *)(scratch + run->at.tail.by_distance);
-    run->kernel->tail_mass(&run->job, head, MINFERENCE_PROBE, &run->at.tail, scratch);
+    run->job.kernel->tail_mass(&run->job, head, MINFERENCE_PROBE, &run->at.tail, scratch);
     for (int32_t i = 0; i < n / 2; i++) {              /* the probe has distance n - 1 first */
         const double swap = by_distance[i];
         by_distance[i] = by_distance[n - 1 - i];
@@ -122,7 +113,7 @@ void attn_minference(const tmx_attention_params *params, const minference_head *
 {
     assert_whole(params);
     estimate_run run = {
-        .job = attn_job_of(params), .kernel = attn_kernel_get(params->isa, params->q_type, params->kv_type), .chosen = chosen,
+        .job = attn_job_of(params), .chosen = chosen,
         .found = found, .room = room, .scratch = params->scratch, .at = estimate_layout_of(params->head_dim, params->seqs->n_q),
     };
     pool_run(pool, params->n_heads, run_estimate_task, &run);
@@ -131,9 +122,7 @@ void attn_minference(const tmx_attention_params *params, const minference_head *
 /* ---- attention */
 
 typedef struct heads_run {
-    attn_job job;
-    const attn_kernel *kernel;
-    const head_keys *heads;
+    attn_job job;                  /* with heads */
     char *scratch;
     size_t thread_bytes;
 } heads_run;
@@ -145,7 +134,7 @@ static void run_heads_task(void *ctx, int32_t index, int32_t thread)
     tmx_attention_params params = *run->job.params;
     const int32_t n = params.seqs->n_q, n_heads = params.n_heads, n_tasks = (n + TASK_ROWS - 1) / TASK_ROWS;
     const int32_t head = index % n_heads, begin = (n_tasks - 1 - index / n_heads) * TASK_ROWS, end = min_i32(n, begin + TASK_ROWS);
-    const head_keys *keys = &run->heads[head];
+    const head_keys *keys = &run->job.heads[head];
     const bool is_static = keys->kind == HEAD_DENSE || keys->kind == HEAD_WINDOW;
     void *scratch = run->scratch + (size_t)thread * run->thread_bytes;
     attn_job job = run->job;
@@ -153,11 +142,11 @@ static void run_heads_task(void *ctx, int32_t index, int32_t thread)
     if (keys->kind == HEAD_WINDOW) {
         params.pattern = (tmx_pattern){ .kind = TMX_PATTERN_STREAMING, .n_sink = keys->n_sink, .n_window = keys->n_window };
     }
-    if (!is_static) job.heads = run->heads;
+    if (is_static) job.heads = NULL;
     for (int32_t t = begin, t_end; t < end; t = t_end) {
         t_end = is_static ? end : min_i32(end, t + LINE_BLOCK);
         const attn_task task = { .kv_head = head / job.n_group, .head_begin = head, .n_heads = 1, .t_begin = t, .t_end = t_end };
-        run->kernel->run(&job, &task, scratch);
+        job.kernel->run(&job, &task, scratch);
     }
 }
 
@@ -165,8 +154,8 @@ void attn_over_heads(const tmx_attention_params *params, const head_keys *heads,
 {
     assert_whole(params);
     heads_run run = {
-        .job = attn_job_of(params), .kernel = attn_kernel_get(params->isa, params->q_type, params->kv_type), .heads = heads,
-        .scratch = params->scratch, .thread_bytes = attn_layout_of(params->head_dim).n_bytes,
+        .job = attn_job_of(params), .scratch = params->scratch, .thread_bytes = attn_layout_of(params->head_dim).n_bytes,
     };
+    run.job.heads = heads;
     pool_run(pool, (params->seqs->n_q + TASK_ROWS - 1) / TASK_ROWS * params->n_heads, run_heads_task, &run);
 }

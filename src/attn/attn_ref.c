@@ -1,14 +1,8 @@
 #include "attn/attn_kernel.h"
 
-#include "base/num.h"
+#include "attn/attn_element.h"
 
 #include <math.h>
-
-static double element(const void *data, tmx_type type, size_t at)
-{
-    if (type == TMX_TYPE_BF16) return (double)bf16_to_f32(((const tmx_bf16 *)data)[at]);
-    return (double)((const float *)data)[at];
-}
 
 /* out[i][h] = sum over visible k of exp(s_k - m) V[k] / sum of exp(s_k - m);  s_k = scale q[i][h] . K[k][g], m = max.
  * Every score is computed again wherever it is needed, so that no buffer is. */
@@ -35,7 +29,7 @@ static void reference(const tmx_attention_params *p, const tmx_attention_seq *se
                     const size_t v_at = (size_t)k * p->v_pos_stride + g * p->v_head_stride;
                     double s = 0.0;
                     for (size_t d = 0; d < n_dim; d++) {
-                        s += element(seq->q, p->q_type, q_at + d) * element(seq->k, p->kv_type, k_at + d);
+                        s += attn_element(seq->q, p->q_type, q_at + d) * attn_element(seq->k, p->kv_type, k_at + d);
                     }
                     s *= scale;
                     if (pass == 0) {
@@ -44,7 +38,7 @@ static void reference(const tmx_attention_params *p, const tmx_attention_seq *se
                     }
                     const double weight = exp(s - max);
                     sum += weight;
-                    for (size_t d = 0; d < n_dim; d++) out[d] += weight * element(seq->v, p->kv_type, v_at + d);
+                    for (size_t d = 0; d < n_dim; d++) out[d] += weight * attn_element(seq->v, p->kv_type, v_at + d);
                 }
             }
             for (size_t d = 0; d < n_dim && sum != 0.0; d++) out[d] /= sum;

@@ -1,13 +1,14 @@
 /* attn_s2o.c - S2O: segment by segment, first every head's orders of keys and rows, then attention, whose tasks are row tiles.
  * The orders of one segment are all that is kept: n_heads (n_ctx + segment) integers. */
 #include "attn/attn_kernel.h"
+#include "attn/attn_element.h"
+#include "base/clock.h"
 #include "base/layout.h"
 #include "base/num.h"
 #include "base/pool.h"
 
 #include <assert.h>
 #include <math.h>
-#include <time.h>
 
 /* What a thread needs to rank. */
 typedef struct rank_scratch {
@@ -66,7 +67,6 @@ size_t attn_s2o_scratch_bytes(const tmx_attention_params *params, int32_t n_ctx,
 
 typedef struct s2o_run {
     attn_job job;
-    const attn_kernel *kernel;
     const s2o *method;
     s2o_orders orders;
     int32_t begin, end;            /* the segment */
@@ -79,7 +79,7 @@ typedef struct s2o_run {
 static void row_f32(float *to, const void *x, tmx_type type, size_t at, int32_t n)
 {
     for (int32_t d = 0; d < n; d++) {
-        to[d] = type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)x)[at + (size_t)d]) : ((const float *)x)[at + (size_t)d];
+        to[d] = (float)attn_element(x, type, at + (size_t)d);
     }
 }
 
@@ -119,13 +119,9 @@ static bool score_rows(const rows_of *x, int32_t begin, int32_t end, const float
 /* Sums are f64, rounded once.  x [d_pad], zero behind head_dim. */
 static void mean_row(const rows_of *x, int32_t begin, int32_t end, int32_t head_dim, float *mean)
 {
-    float row[ATTN_MAX_DIM];
-    double sum[ATTN_MAX_DIM] = { 0 };
-    for (int32_t i = begin; i < end; i++) {
-        row_f32(row, x->data, x->type, (size_t)i * x->stride, head_dim);
-        for (int32_t d = 0; d < head_dim; d++) sum[d] += (double)row[d];
-    }
-    for (size_t d = 0; d < attn_d_pad(head_dim); d++) mean[d] = d < (size_t)head_dim ? (float)(sum[d] / (end - begin)) : 0;
+    double exact[ATTN_MAX_DIM];
+    attn_mean_of_rows(x->data, x->type, x->stride, begin, end, head_dim, end - begin, exact);
+    for (size_t d = 0; d < attn_d_pad(head_dim); d++) mean[d] = d < (size_t)head_dim ? (float)exact[d] : 0;
 }
 
 /* guide = sum over keys [n_forced, n) of exp(scale (r - max)) K: its length orders nothing, so it is not normalised. */
@@ -188,14 +184,7 @@ static void run_ranked_task(void *ctx, int32_t index, int32_t thread)
     const attn_ranked_keys ranked = { .method = run->method, .begin = run->begin, .end = run->end,
                                       .keys = orders->is_ranked[head] ? orders->keys + (size_t)head * orders->key_stride : NULL };
     orders->n_seen[(size_t)head * (orders->row_stride / S2O_ROW_TILE) + (size_t)tile] =
-        run->kernel->run_ranked(&run->job, &task, &ranked, run->scratch + (size_t)thread * run->thread_bytes);
-}
-
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+        run->job.kernel->run_ranked(&run->job, &task, &ranked, run->scratch + (size_t)thread * run->thread_bytes);
 }
 
 s2o_result attn_s2o(const tmx_attention_params *params, const s2o *method, tmx_pool *pool, s2o_watch *watch)
@@ -205,7 +194,7 @@ s2o_result attn_s2o(const tmx_attention_params *params, const s2o *method, tmx_p
     assert(params->pattern.kind == TMX_PATTERN_DENSE && params->n_seqs == 1 && params->scratch != NULL);
     assert(seq->q_begin % method->segment == 0);
     s2o_run run = {
-        .job = attn_job_of(params), .kernel = attn_kernel_get(params->isa, params->q_type, params->kv_type), .method = method,
+        .job = attn_job_of(params), .method = method,
         .thread_bytes = thread_bytes(params->head_dim, n_ctx),
     };
     run.scratch = (char *)params->scratch + orders_lay_out(&run.orders, params->n_heads, n_ctx, seq->n_q, params->scratch);

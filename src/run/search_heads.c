@@ -1,5 +1,6 @@
 #include "run/search_heads.h"
 
+#include "attn/attn_element.h"
 #include "base/mem.h"
 #include "base/pool.h"
 #include "base/status.h"
@@ -33,11 +34,6 @@ typedef struct error_run {
     double *error;                 /* [n_heads] */
 } error_run;
 
-static double element(const void *data, tmx_type type, size_t at)
-{
-    return (double)(type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)data)[at]) : ((const float *)data)[at]);
-}
-
 static void run_error_task(void *ctx, int32_t head, int32_t thread)
 {
     const error_run *run = ctx;
@@ -47,7 +43,7 @@ static void run_error_task(void *ctx, int32_t head, int32_t thread)
     for (int32_t i = 0; i < p->seqs->n_q; i++) {
         const size_t at = (size_t)i * p->out_pos_stride + (size_t)head * p->out_head_stride;
         for (size_t d = 0; d < (size_t)p->head_dim; d++) {
-            const double dense = element(p->seqs->out, p->q_type, at + d), x = element(run->out, p->q_type, at + d) - dense;
+            const double dense = attn_element(p->seqs->out, p->q_type, at + d), x = attn_element(run->out, p->q_type, at + d) - dense;
             difference += x * x;
             norm += dense * dense;
         }

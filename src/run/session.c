@@ -9,16 +9,8 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_SEQS = 4096 };
-
-double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 bool logits_are_finite(const float *logits, int32_t n)
 {

@@ -3,6 +3,7 @@
 #ifndef TMX_RUN_SESSION_H
 #define TMX_RUN_SESSION_H
 
+#include "base/clock.h"
 #include "model/model.h"
 #include "plan/plan.h"
 #include "tmx.h"
@@ -29,7 +30,6 @@ struct tmx_session {
     double *layer_pairs;           /* [n_layers][2]: pairs that prefill attended to, causal ones there were; per head */
 };
 
-double now_ms(void);
 /* Rows [q_begin, q_end) of a layer attended to n_pairs pairs a head. */
 void session_count_pairs(tmx_session *s, int32_t layer, int32_t q_begin, int32_t q_end, double n_pairs);
 /* The same for rows that attended by a static pattern. */
