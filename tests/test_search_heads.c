@@ -45,9 +45,10 @@ static void a_layer_is_searched_as_defined(void **state)
     params.scratch = mem_alloc(attn_lists_scratch_bytes(&params, TMX_PATTERN_MINFERENCE, N, 1), 1);
     assert_non_null(params.scratch);
     candidate candidates[2 * HEADS * N_CANDIDATES] = { { .error = 0 } };
-    double least[HEADS], most[HEADS];
+    double least[HEADS], most[HEADS], error[HEADS];
     bool is_seen[2] = { false };
-    head_search search = { .keep = 0.5, .n_heads = HEADS, .candidates = candidates, .out = other, .least = least, .most = most, .is_seen = is_seen };
+    head_search search = { .keep = 0.5, .n_heads = HEADS, .candidates = candidates, .out = other, .least = least, .most = most, .error = error,
+                           .is_seen = is_seen };
     minference_head chosen[HEADS];
     head_keys found[HEADS];
     search_layer(&search, 1, &params, chosen, found, room, NULL);

@@ -51,13 +51,11 @@ static void run_error_task(void *ctx, int32_t head, int32_t thread)
     run->error[head] = norm > 0 ? difference / norm : 0;
 }
 
-/* Sizes of one candidate for every head, into chosen; found is what they keep. */
-static void fit_sizes(head_search *search, int32_t which, const tmx_attention_params *params, minference_head *chosen, head_keys *found,
-                      uint64_t *room, tmx_pool *pool)
+/* Sizes of one candidate for every head, into chosen, with at most `budget` pairs if there are such; found is what they keep. */
+static void fit_sizes(head_search *search, int32_t which, double budget, const tmx_attention_params *params, minference_head *chosen,
+                      head_keys *found, uint64_t *room, tmx_pool *pool)
 {
     const int32_t n = params->seqs->n_q, n_heads = params->n_heads;
-    const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE };
-    const double budget = search->keep * (double)tmx_pattern_pairs(&dense, n, 0, n);
     for (int32_t h = 0; h < n_heads; h++) search->least[h] = 0, search->most[h] = 1;
     for (int32_t step = 0; step < N_STEPS && candidates[which].type != MINFERENCE_BLOCK_SPARSE; step++) {
         for (int32_t h = 0; h < n_heads; h++) chosen[h] = scaled(&candidates[which], (search->least[h] + search->most[h]) / 2, n);
@@ -69,28 +67,29 @@ static void fit_sizes(head_search *search, int32_t which, const tmx_attention_pa
     }
     for (int32_t h = 0; h < n_heads; h++) chosen[h] = scaled(&candidates[which], search->least[h], n);
     attn_minference(params, chosen, found, room, pool);
-    for (int32_t h = 0; h < n_heads; h++) search->most[h] = (double)head_keys_pairs(&found[h]) <= budget ? 0 : INFINITY;
 }
 
 void search_layer(head_search *search, int32_t layer, const tmx_attention_params *params, minference_head *chosen, head_keys *found,
                   uint64_t *room, tmx_pool *pool)
 {
-    const int32_t n_heads = params->n_heads;
+    const int32_t n = params->seqs->n_q, n_heads = params->n_heads;
+    const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE };
+    const double budget = search->keep * (double)tmx_pattern_pairs(&dense, n, 0, n);
     tmx_attention_seq seq = *params->seqs;
     tmx_attention_params other = *params;
     seq.out = search->out;
     other.seqs = &seq;
     for (int32_t which = 0; which < N_CANDIDATES; which++) {
-        fit_sizes(search, which, params, chosen, found, room, pool);
+        fit_sizes(search, which, budget, params, chosen, found, room, pool);
         attn_over_heads(&other, found, pool);
-        error_run run = { .params = params, .out = search->out, .error = search->least };
+        error_run run = { .params = params, .out = search->out, .error = search->error };
         pool_run(pool, n_heads, run_error_task, &run);
         for (int32_t h = 0; h < n_heads; h++) {
             candidate *at = &search->candidates[((size_t)layer * (size_t)n_heads + (size_t)h) * N_CANDIDATES + (size_t)which];
             if (!search->is_seen[layer] || chosen[h].a < at->head.a) at->head.a = chosen[h].a;
             if (!search->is_seen[layer] || chosen[h].b < at->head.b) at->head.b = chosen[h].b;
             at->head.type = chosen[h].type;
-            at->error += search->least[h] + search->most[h];
+            at->error += (double)head_keys_pairs(&found[h]) <= budget ? search->error[h] : INFINITY;
         }
     }
     search->is_seen[layer] = true;
@@ -107,8 +106,10 @@ static tmx_status make_search(head_search *search, const tmx_model *model, int32
     search->out = mem_alloc((size_t)n_most, n_heads * (size_t)info->head_dim * sizeof(float));
     search->least = mem_alloc(n_heads, sizeof *search->least);
     search->most = mem_alloc(n_heads, sizeof *search->most);
+    search->error = mem_alloc(n_heads, sizeof *search->error);
     search->is_seen = mem_alloc(n_layers, sizeof *search->is_seen);
-    if (search->candidates != NULL && search->out != NULL && search->least != NULL && search->most != NULL && search->is_seen != NULL) {
+    if (search->candidates != NULL && search->out != NULL && search->least != NULL && search->most != NULL && search->error != NULL
+        && search->is_seen != NULL) {
         return TMX_OK;
     }
     return refuse(err, TMX_E_MEMORY, "minference search: no memory for prompts of %d tokens", n_most);
@@ -120,6 +121,7 @@ static void free_search(head_search *search)
     mem_free(search->out);
     mem_free(search->least);
     mem_free(search->most);
+    mem_free(search->error);
     mem_free(search->is_seen);
 }
 

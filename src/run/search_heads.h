@@ -23,6 +23,7 @@ typedef struct head_search {
     candidate *candidates;         /* [n_layers][n_heads][N_CANDIDATES] */
     void *out;                     /* [n_ctx][n_heads * head_dim] of q_type: what a candidate gives */
     double *least, *most;          /* [n_heads]: bounds of a bisection */
+    double *error;                 /* [n_heads]: of the candidate at hand on the layer at hand */
     bool *is_seen;                 /* [n_layers]: the layer ran */
 } head_search;
 
