@@ -5,7 +5,10 @@
 
 Runs `tmx eval` once for each length and method: dense, the method at three settings alone, and the same three in the layers
 that --triangle leaves, beside triangle in those.  Times are ratios within such a run; --parallel runs share the machine.  Prints a
-Markdown table; -o keeps tmx's rows, from which --rows prints and draws again; --svg draws loss against time, one panel a length, and the plans that nothing beats."""
+Markdown table for each length; -o keeps tmx's rows, from which --rows prints and draws again; --svg draws loss against time, one panel a length,
+and the plans that nothing beats.  What comes behind -- goes to tmx eval:
+
+    eval/methods.py ... -- --lora eval/longctx/smollm2-135m-32k.lora.gguf --rope-freq-base 1000000 --chunk 8192"""
 import argparse
 import concurrent.futures
 import json
@@ -34,7 +37,7 @@ def plans_of(method, triangle):
 def evaluate(options, length, method):
     named = plans_of(method, options.triangle)
     command = [options.tmx, "eval", "-q", "-m", options.model, "--device", "cpu", "-t", str(options.threads), "--tasks", options.tasks,
-               "--lengths", str(length), "--samples", str(options.samples), "-o", "json"]
+               "--lengths", str(length), "--samples", str(options.samples), "-o", "json", *options.more]
     for plan, _ in named:
         command += ["--plan", plan]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -50,28 +53,24 @@ def evaluate(options, length, method):
     return found
 
 
-def relative(row, dense, field):
-    return row[field] / dense[field]
+def cell(row, dense):
+    """Share of pairs; times of attention and of prefill, dense = 1; KL of the first token and of the answer's; score beside dense's."""
+    low, high = row["interval"]
+    return (f"{row['density_pct']:.0f} %; {row['attention_ms'] / dense['attention_ms']:.2f}, {1 / row['gain']:.2f}; {abs(row['kl_first']):.2g}, "
+            f"{abs(row['kl_forced']):.2g}; {row['difference']:+.0f} ({low:+.0f} .. {high:+.0f})")
 
 
-def print_table(runs):
-    print("| tokens | plan | pairs | attention | prefill | KL first | KL next | score, difference |")
-    print("|--:|:--|--:|--:|--:|--:|--:|--:|")
-    seen = set()
-    for rows in runs:
-        dense = rows[0]
-        for row in rows:
-            if row["plan"] in ("dense", "triangle"):
-                if (row["length"], row["plan"]) in seen:
-                    continue
-                seen.add((row["length"], row["plan"]))
-            if row["plan"] == "dense":
-                print(f"| {row['length']} | dense | 100 % | 1 | 1 | | | {row['score']:.1f} |")
-                continue
-            low, high = row["interval"]
-            print(f"| {row['length']} | {row['plan']} | {row['density_pct']:.0f} % | {relative(row, dense, 'attention_ms'):.2f} | "
-                  f"{1 / row['gain']:.2f} | {abs(row['kl_first']):.2g} | {abs(row['kl_forced']):.2g} | "
-                  f"{row['score']:.1f}, {row['difference']:+.1f} ({low:+.1f} .. {high:+.1f}) |")
+def print_tables(runs):
+    for length in sorted({rows[0]["length"] for rows in runs}):
+        of_length = [rows for rows in runs if rows[0]["length"] == length]
+        dense, triangle = of_length[0][:2]
+        print(f"| {length} tokens, dense {dense['score']:.0f} | alone | beside triangle |")
+        print("|:--|:--|:--|")
+        print(f"| none | | {cell(triangle, dense)} |")
+        for rows in of_length:
+            for alone, beside in zip(rows[2::2], rows[3::2]):
+                print(f"| `{alone['plan']}` | {cell(alone, rows[0])} | {cell(beside, rows[0])} |")
+        print()
 
 
 def draw(runs, path):
@@ -144,6 +143,7 @@ def main():
     parser.add_argument("-o", "--output", help="JSON file for the rows")
     parser.add_argument("--svg", help="picture")
     parser.add_argument("--tmx", default=os.path.join(root, "build", "release", "tmx"))
+    parser.add_argument("more", nargs="*", help="options of tmx eval, behind --")
     options = parser.parse_args()
     if not options.rows and (options.model is None or options.triangle is None):
         parser.error("give -m FILE and --triangle LAYERS, or --rows FILE")
@@ -166,7 +166,7 @@ def main():
                     json.dump(runs, f, indent=1)
     n_missing = len(work) - len(runs)
     runs.sort(key=lambda rows: (rows[0]["length"], list(METHODS).index(rows[-1]["method"])))
-    print_table(runs)
+    print_tables(runs)
     if options.svg and runs:
         draw(runs, options.svg)
     return 0 if n_missing <= 0 else 1
