@@ -3,33 +3,20 @@
  * when it is brought in.  Formula and steps: attn_tile.h.
  *
  * One instruction takes 32 keys (or 32 values of d) into 16 x 16 sums in 16 cycles: 1024 FLOP a cycle, 16 times vdpbf16ps on the
- * same core.  Four tiles of sums, two of each operand: 4 loads for 4 products.  Floor: a score costs head_dim / 256 cycles of
- * products and about 0.4 of softmax, which therefore is most of the time at head_dim 64.
+ * same core.  Floor: a score costs head_dim / 256 cycles of products and about 0.4 of softmax, which therefore is most of the time at
+ * head_dim 64.
  *
- * Bits.  The instruction sums the even and the odd terms of its 32 apart, then adds both to the tile; so 32 keys are one
- * step of a row's sum, and must be the same 32 wherever a task begins: KEY_ALIGN.  It takes denormals for zero and rounds to
- * nearest, as vdpbf16ps does. */
+ * Bits.  32 keys are one step of a row's sum (base/amx.h), and must be the same 32 wherever a task begins: KEY_ALIGN. */
 #include "attn/attn_vec_avx512bf16.h"
+#include "base/amx.h"
 
-enum { TILE = 16, DIM_STEP = 2 * TILE, KEY_ALIGN = 2 * TILE, CELL_ALIGN = TILE };
+enum { TILE = AMX_TILE, DIM_STEP = AMX_BLOCK, KEY_ALIGN = AMX_DEPTH, CELL_ALIGN = TILE };
 enum { V_STRIDE = ATTN_TILE_K / CELL + TILE };     /* a power of two would put the rows of a tile into few sets of the cache */
 
 #define ATTN_TILES
 
-/* gcc's tile loads do not say that they read memory. */
-#define BARRIER() __asm__ volatile("" ::: "memory")
-
-static void tiles_begin(void)
-{
-    static const struct { uint8_t palette, start_row, zero[14]; uint16_t row_bytes[16]; uint8_t n_rows[16]; } config = {
-        .palette = 1,
-        .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 },
-        .n_rows = { TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE },
-    };
-    _tile_loadconfig(&config);
-}
-
-static void tiles_end(void) { _tile_release(); }
+static void tiles_begin(void) { amx_begin(); }
+static void tiles_end(void) { amx_end(); }
 
 /* r[i] lane j -> r[j] lane i */
 ALWAYS_INLINE void turn(vi r[TILE])
@@ -76,37 +63,18 @@ static void tiles_place(cell *v, const void *const rows[KEY_ALIGN], int32_t n, s
     }
 }
 
-/* Tiles 0 to 3 hold sums, 4 and 5 the left operand, 6 and 7 the right one. */
-#define MULTIPLY() do { \
-        _tile_dpbf16ps(0, 4, 6); \
-        _tile_dpbf16ps(1, 4, 7); \
-        _tile_dpbf16ps(2, 5, 6); \
-        _tile_dpbf16ps(3, 5, 7); \
-    } while (0)
-#define STORE_SUMS(to) do { \
-        _tile_stored(0, (to), 4 * 2 * TILE); \
-        _tile_stored(1, (to) + TILE, 4 * 2 * TILE); \
-        _tile_stored(2, (to) + TILE * 2 * TILE, 4 * 2 * TILE); \
-        _tile_stored(3, (to) + TILE * 2 * TILE + TILE, 4 * 2 * TILE); \
-    } while (0)
-static_assert(ROW_VECS * LANES == 2 * TILE, "a block is two tiles wide");
+static_assert((int)ROW_VECS * (int)LANES == (int)AMX_BLOCK, "a block is two tiles wide");
 
 static void tiles_score(float *s, const cell *q, const cell *k, size_t n_cells)
 {
     const long stride = (long)(n_cells * sizeof *k);
-    BARRIER();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    AMX_BARRIER();
+    amx_zero_sums();
     for (size_t c = 0; c < n_cells; c += TILE) {
-        _tile_loadd(4, k + c, stride);
-        _tile_loadd(5, k + TILE * n_cells + c, stride);
-        _tile_loadd(6, q + c * 2 * TILE, 4 * 2 * TILE);
-        _tile_loadd(7, q + c * 2 * TILE + TILE, 4 * 2 * TILE);
-        MULTIPLY();
+        const cell *q_c = q + c * AMX_BLOCK;
+        AMX_MULTIPLY(k + c, k + TILE * n_cells + c, stride, q_c, q_c + TILE, 4 * AMX_BLOCK);
     }
-    STORE_SUMS(s);
+    amx_store_sums(s, AMX_BLOCK);
 }
 
 /* Which halves are infinite or NaN. */
@@ -143,29 +111,22 @@ static void clean_tile(cell to[TILE * TILE], const cell *v)
 
 static void tiles_value(float *o, const cell *p, const cell *v, int32_t n, bool is_guarded)
 {
-    BARRIER();
-    _tile_loadd(0, o, 4 * 2 * TILE);
-    _tile_loadd(1, o + TILE, 4 * 2 * TILE);
-    _tile_loadd(2, o + TILE * 2 * TILE, 4 * 2 * TILE);
-    _tile_loadd(3, o + TILE * 2 * TILE + TILE, 4 * 2 * TILE);
+    AMX_BARRIER();
+    amx_load_sums(o, AMX_BLOCK);
     for (int32_t i = 0; i < n; i += TILE) {
+        const cell *p_i = p + i * AMX_BLOCK;
         if (is_guarded) {
             cell clean[2][TILE * TILE];
             clean_tile(clean[0], v + i);
             clean_tile(clean[1], v + TILE * V_STRIDE + i);
-            BARRIER();
-            _tile_loadd(4, clean[0], 4 * TILE);
-            _tile_loadd(5, clean[1], 4 * TILE);
-            BARRIER();
+            AMX_BARRIER();
+            AMX_MULTIPLY(clean[0], clean[1], 4 * TILE, p_i, p_i + TILE, 4 * AMX_BLOCK);
+            AMX_BARRIER();
         } else {
-            _tile_loadd(4, v + i, 4 * V_STRIDE);
-            _tile_loadd(5, v + TILE * V_STRIDE + i, 4 * V_STRIDE);
+            AMX_MULTIPLY(v + i, v + TILE * V_STRIDE + i, 4 * V_STRIDE, p_i, p_i + TILE, 4 * AMX_BLOCK);
         }
-        _tile_loadd(6, p + i * 2 * TILE, 4 * 2 * TILE);
-        _tile_loadd(7, p + i * 2 * TILE + TILE, 4 * 2 * TILE);
-        MULTIPLY();
     }
-    STORE_SUMS(o);
+    amx_store_sums(o, AMX_BLOCK);
     if (is_guarded) add_nonfinite(o, p, v, n);
 }
 

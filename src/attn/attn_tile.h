@@ -46,6 +46,11 @@
 #include <string.h>
 
 enum { BLOCK = ROW_VECS * LANES };
+#ifdef ATTN_TILES
+enum { HAS_TILES = true };
+#else
+enum { HAS_TILES = false };
+#endif
 static_assert(ATTN_MAX_ROWS % BLOCK == 0 && (int)BLOCK <= (int)ATTN_MAX_BLOCK, "whole blocks");
 static_assert(ATTN_TILE_K % KEY_ALIGN == 0 && KEY_STEP % CELL == 0 && (int)KEY_STEP <= (int)ATTN_KEY_PAD, "whole cells");
 static_assert((int)KEY_ALIGN == (int)CELL || KEY_ALIGN % KEY_STEP == 0, "whole steps");
@@ -280,7 +285,7 @@ static void score_block(const tile_state *st, int32_t block, int32_t base, key_s
         UNROLL for (int j = 0; j < KEY_STEP; j++) {
             UNROLL for (int r = 0; r < ROW_VECS; r++) {
                 m[r] = vf_max(s[j][r], m[r]);
-                vf_store(s_out + j * BLOCK + r * LANES, s[j][r]);
+                if (!HAS_TILES || !is_full) vf_store(s_out + j * BLOCK + r * LANES, s[j][r]);
             }
         }
     }

@@ -1,10 +1,11 @@
 /* matmul.c - the door of the matrix products: checks, packing, the split into tasks, the choice of who multiplies.
  *
- * Built-in path.  A task owns a chunk of rows x a group of panels and walks k in blocks of n_depth:
+ * Built-in path.  A task owns a chunk of rows x a group of panels and walks k in blocks, equal ones of at most n_depth:
  *   for each k block:   [widen the chunk of x to f32]
  *       for each panel: [widen the panel to f32]   kernel(chunk, panel)
  * (widening: BF16 compute on a rung whose kernel takes f32).  The block of w is reused by every row of the chunk out
- * of L2, the chunk of x by every panel.  The k blocks depend on the kernel alone, and each y[r][c] is summed by one
+ * of L2, the chunk of x by every panel.  A kernel on matrix tiles takes all panels of the task in one call, since it holds the rows
+ * and lets the panels stream.  The k blocks depend on the kernel and n_in alone, and each y[r][c] is summed by one
  * task in k order, so neither the rows around it nor the split into tasks can reach its bits. */
 #include "ops/matmul.h"
 
@@ -22,7 +23,6 @@
 enum {
     MAX_SOURCES = 4,
     STRIP = 16,                    /* outputs packed at once: what one task expands, divides every n_panel */
-    CHUNK_ROWS = 96,               /* x: 96 rows x 1024 bf16 (or 512 f32) = 192 KiB, beside 128 KiB of w in L2 */
     TASKS_PER_THREAD = 8,          /* so that an unlucky last task costs at most an eighth */
     MAX_DEPTH = 512, MAX_PANEL = 64,   /* of the kernels that may need widened operands */
 };
@@ -30,7 +30,7 @@ enum {
 struct matmul_weight {
     int32_t n_out, n_in;
     const matmul_kernel *kernel;
-    void *packed;                  /* [n_panels][n_in, made even][n_panel] f32, or bf16 pairs; NULL with oneDNN */
+    void *packed;                  /* [n_panels][n_k][n_panel] f32, or bf16 pairs; n_k = n_in aligned; NULL with oneDNN */
     bool is_bf16;                  /* what `packed` and x hold */
     matmul_onednn *onednn;         /* NULL = built-in */
 };
@@ -45,6 +45,11 @@ void matmul_stack_row(const matmul_stack *stack, int32_t out, float *row)
     const block_format *format = block_format_find(source->type);
     const size_t n_in = (size_t)source->n_in;
     format->to_f32((const char *)source->data + (size_t)out * block_row_bytes(format, n_in), row, n_in);
+}
+
+static size_t panel_items(const matmul_weight *weight)
+{
+    return align_up((size_t)weight->n_in, (size_t)weight->kernel->n_k_align) * (size_t)weight->kernel->n_panel;
 }
 
 /* ---------------------------------------------------------------- create */
@@ -65,7 +70,7 @@ static void pack_strip(void *ctx, int32_t task, int32_t thread)
     for (int32_t c = 0; c < n_outs; c++) matmul_stack_row(job->stack, out_begin + c, rows + (size_t)c * n_in);
 
     const size_t panel = (size_t)out_begin / n_panel, column = (size_t)out_begin % n_panel;
-    const size_t panel_begin = panel * n_panel * align_up(n_in, 2);
+    const size_t panel_begin = panel * panel_items(weight);
     if (weight->is_bf16) {
         tmx_bf16 *packed = (tmx_bf16 *)weight->packed + panel_begin + 2 * column;
         for (size_t k = 0; k < n_in; k++) {
@@ -86,13 +91,12 @@ static void pack_transposed_strip(void *ctx, int32_t task, int32_t thread)
     const pack_job *job = ctx;
     matmul_weight *weight = job->weight;
     const size_t n_row = (size_t)job->stack->n_in, n_panel = (size_t)weight->kernel->n_panel;
-    const size_t panel_items = n_panel * align_up((size_t)weight->n_in, 2);
     float *row = job->rows + (size_t)thread * STRIP * n_row;
     const int32_t k_end = min_i32((task + 1) * STRIP, weight->n_in);
     for (int32_t k = task * STRIP; k < k_end; k++) {
         matmul_stack_row(job->stack, k, row);
         for (size_t out = 0; out < n_row; out++) {
-            const size_t panel_begin = out / n_panel * panel_items, column = out % n_panel, at = (size_t)k;
+            const size_t panel_begin = out / n_panel * panel_items(weight), column = out % n_panel, at = (size_t)k;
             if (weight->is_bf16) {
                 ((tmx_bf16 *)weight->packed)[panel_begin + (at / 2 * n_panel + column) * 2 + at % 2] = bf16_from_f32(row[out]);
             } else {
@@ -104,7 +108,8 @@ static void pack_transposed_strip(void *ctx, int32_t task, int32_t thread)
 
 static tmx_status pack(matmul_weight *weight, const matmul_stack *stack, bool is_transposed, tmx_pool *pool, tmx_error *err)
 {
-    const size_t n_packed = align_up((size_t)weight->n_out, MATMUL_OUT_ALIGN) * align_up((size_t)weight->n_in, 2);
+    const size_t n_outs = align_up((size_t)weight->n_out, MATMUL_OUT_ALIGN);
+    const size_t n_packed = n_outs / (size_t)weight->kernel->n_panel * panel_items(weight);
     const size_t n_strip_rows = (size_t)pool_n_threads(pool) * STRIP;
     weight->packed = mem_alloc(n_packed, weight->is_bf16 ? sizeof(tmx_bf16) : sizeof(float));
     pack_job job = { .stack = stack, .weight = weight };
@@ -157,7 +162,7 @@ static tmx_status check_sources(matmul_stack *stack, const matmul_source *source
 static const matmul_kernel *kernel_for(tmx_compute compute, tmx_isa isa)
 {
     switch (cpu_isa_resolve(isa)) {
-    case TMX_ISA_AMX:              /* tiles are left to oneDNN */
+    case TMX_ISA_AMX: return compute == TMX_COMPUTE_BF16 ? &matmul_kernel_bf16_amx : &matmul_kernel_f32_avx512;
     case TMX_ISA_AVX512_BF16:
         return compute == TMX_COMPUTE_BF16 ? &matmul_kernel_bf16_avx512bf16 : &matmul_kernel_f32_avx512;
     case TMX_ISA_AVX512: return &matmul_kernel_f32_avx512;
@@ -166,9 +171,12 @@ static const matmul_kernel *kernel_for(tmx_compute compute, tmx_isa isa)
     }
 }
 
-/* oneDNN multiplies bf16 on the rung that has bf16 products; everywhere else the built-in kernels are as fast or the
+/* oneDNN multiplies bf16 on the rung that has bf16 products of lanes; everywhere else the built-in kernels are as fast, faster or the
  * only ones, and the reference mode depends on no library. */
-static bool auto_is_onednn(const matmul_kernel *kernel) { return kernel->takes_bf16 && matmul_onednn_is_built(); }
+static bool auto_is_onednn(const matmul_kernel *kernel)
+{
+    return kernel == &matmul_kernel_bf16_avx512bf16 && matmul_onednn_is_built();
+}
 
 static tmx_status create(matmul_weight **out, const matmul_source *sources, int32_t n_sources, bool is_transposed,
                          tmx_compute compute, tmx_isa isa, matmul_provider provider, tmx_pool *pool, tmx_error *err)
@@ -236,7 +244,8 @@ matmul_provider matmul_provider_of(const matmul_weight *weight)
 
 /* ---------------------------------------------------------------- run */
 
-enum { WIDE_X = CHUNK_ROWS * MAX_DEPTH, WIDE_W = MAX_DEPTH * MAX_PANEL };    /* floats of scratch */
+enum { WIDE_X = MATMUL_CHUNK_ROWS * MAX_DEPTH, WIDE_W = MAX_DEPTH * MAX_PANEL };     /* floats of scratch */
+static_assert(WIDE_X * sizeof(float) >= MATMUL_BLOCK_SCRATCH, "a kernel that is not widened for has their place");
 
 static size_t thread_scratch_bytes(int32_t n_out, int32_t n_in)
 {
@@ -253,7 +262,7 @@ typedef struct run_job {
     const matmul_weight *weight;
     const matmul_call *call;
     int32_t n_chunks, chunk_rows;
-    int32_t n_panels, group_panels;
+    int32_t n_panels, group_panels, depth;
 } run_job;
 
 static void widen_rows(const tmx_bf16 *x, size_t x_stride, int32_t n_rows, int32_t n_k, float *wide)
@@ -286,13 +295,14 @@ static void run_block(void *ctx, int32_t task, int32_t thread)
     const int32_t row_begin = task % job->n_chunks * job->chunk_rows;
     const int32_t panel_begin = task / job->n_chunks * job->group_panels;
     const int32_t panel_end = min_i32(panel_begin + job->group_panels, job->n_panels);
-    const size_t panel_items = align_up((size_t)weight->n_in, 2) * (size_t)kernel->n_panel;
+    const int32_t n_at_once = kernel->group_bytes > 0 ? job->group_panels : 1;
     const char *x = (const char *)call->x + (size_t)row_begin * call->x_stride * item;
     matmul_block block = {
         .n_rows = min_i32(job->chunk_rows, call->n_rows - row_begin), .y_stride = call->y_stride,
+        .panel_items = panel_items(weight), .scratch = wide_x,
     };
-    for (int32_t k_begin = 0; k_begin < weight->n_in; k_begin += kernel->n_depth) {
-        block.n_k = min_i32(kernel->n_depth, weight->n_in - k_begin);
+    for (int32_t k_begin = 0; k_begin < weight->n_in; k_begin += job->depth) {
+        block.n_k = min_i32(job->depth, weight->n_in - k_begin);
         block.is_added = call->is_added || k_begin > 0;
         block.x = x + (size_t)k_begin * item;
         block.x_stride = call->x_stride;
@@ -301,15 +311,15 @@ static void run_block(void *ctx, int32_t task, int32_t thread)
             block.x = wide_x;
             block.x_stride = (size_t)block.n_k;
         }
-        for (int32_t panel = panel_begin; panel < panel_end; panel++) {
+        for (int32_t panel = panel_begin; panel < panel_end; panel += n_at_once) {
             const int32_t out = panel * kernel->n_panel;
-            const size_t w_begin = (size_t)panel * panel_items + (size_t)k_begin * (size_t)kernel->n_panel;
+            const size_t w_begin = (size_t)panel * block.panel_items + (size_t)k_begin * (size_t)kernel->n_panel;
             block.w = (const char *)weight->packed + w_begin * item;
             if (is_widened) {
                 widen_panel(block.w, block.n_k, kernel->n_panel, wide_w);
                 block.w = wide_w;
             }
-            block.n_cols = min_i32(kernel->n_panel, weight->n_out - out);
+            block.n_cols = min_i32(n_at_once * kernel->n_panel, weight->n_out - out);
             block.y = call->y + (size_t)row_begin * call->y_stride + (size_t)out;
             kernel->run(&block);
         }
@@ -332,9 +342,14 @@ void matmul_run(const matmul_weight *weight, const void *x, size_t x_stride, int
     }
     const matmul_kernel *kernel = weight->kernel;
     run_job job = { .weight = weight, .call = &call, .n_panels = divide_up(weight->n_out, kernel->n_panel) };
-    job.chunk_rows = round_up(divide_up(n_rows, divide_up(n_rows, CHUNK_ROWS)), kernel->n_tile);
+    job.chunk_rows = round_up(divide_up(n_rows, divide_up(n_rows, kernel->n_chunk)), kernel->n_tile);
     job.n_chunks = divide_up(n_rows, job.chunk_rows);
+    job.depth = round_up(divide_up(weight->n_in, divide_up(weight->n_in, kernel->n_depth)), MATMUL_K_STEP);
     const int32_t n_wanted = divide_up(TASKS_PER_THREAD * pool_n_threads(pool), job.n_chunks);
     job.group_panels = max_i32(1, job.n_panels / n_wanted);
+    if (kernel->group_bytes > 0) {
+        const size_t most = kernel->group_bytes / (panel_items(weight) * sizeof(tmx_bf16));
+        if ((size_t)job.group_panels > most) job.group_panels = max_i32(1, (int32_t)most);
+    }
     pool_run(pool, job.n_chunks * divide_up(job.n_panels, job.group_panels), run_block, &job);
 }

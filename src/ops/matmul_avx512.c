@@ -46,5 +46,5 @@ ALWAYS_INLINE void tile(const matmul_block *b, int32_t row, const int n_rows)
 #include "ops/matmul_rows.h"
 
 const matmul_kernel matmul_kernel_f32_avx512 = {
-    .run = run, .n_panel = N_PANEL, .n_depth = 512, .n_tile = TILE_ROWS, .takes_bf16 = false,
+    .run = run, .n_panel = N_PANEL, .n_depth = 512, .n_tile = TILE_ROWS, .n_chunk = MATMUL_CHUNK_ROWS, .n_k_align = 2,
 };

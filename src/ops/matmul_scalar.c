@@ -38,5 +38,5 @@ static void run(const matmul_block *b)
 }
 
 const matmul_kernel matmul_kernel_f32_scalar = {
-    .run = run, .n_panel = N_PANEL, .n_depth = 512, .n_tile = TILE_ROWS, .takes_bf16 = false,
+    .run = run, .n_panel = N_PANEL, .n_depth = 512, .n_tile = TILE_ROWS, .n_chunk = MATMUL_CHUNK_ROWS, .n_k_align = 2,
 };
