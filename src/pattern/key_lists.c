@@ -5,13 +5,18 @@
 #include <assert.h>
 #include <string.h>
 
-key_lists key_lists_on(uint64_t *bits, int32_t n_heads, int32_t q_begin, int32_t n_q)
+key_lists key_lists_shape(int32_t n_heads, int32_t q_begin, int32_t n_q)
 {
     assert(q_begin % KEY_BLOCK == 0 && n_q <= INT32_MAX - q_begin);
     const int32_t first = q_begin / KEY_BLOCK, n_blocks = key_blocks_of(n_q);
-    const key_lists lists = { .n_heads = n_heads, .first_block = first, .n_blocks = n_blocks,
-                              .n_words = key_list_words(first + n_blocks), .bits = bits };
-    memset(bits, 0, (size_t)n_heads * (size_t)n_blocks * (size_t)lists.n_words * sizeof *bits);
+    return (key_lists){ .n_heads = n_heads, .first_block = first, .n_blocks = n_blocks, .n_words = key_list_words(first + n_blocks) };
+}
+
+key_lists key_lists_on(uint64_t *bits, int32_t n_heads, int32_t q_begin, int32_t n_q)
+{
+    key_lists lists = key_lists_shape(n_heads, q_begin, n_q);
+    lists.bits = bits;
+    memset(bits, 0, (size_t)n_heads * (size_t)lists.n_blocks * (size_t)lists.n_words * sizeof *bits);
     return lists;
 }
 

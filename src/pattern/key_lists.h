@@ -23,7 +23,9 @@ typedef struct key_lists {
 static inline int32_t key_blocks_of(int32_t n) { return n / KEY_BLOCK + (n % KEY_BLOCK != 0); }
 static inline int32_t key_list_words(int32_t n_blocks) { return n_blocks / 64 + (n_blocks % 64 != 0); }
 
-/* Lists of rows [q_begin, q_begin + n_q), empty, on bits of at least key_lists_bytes; q_begin is a multiple of KEY_BLOCK. */
+/* The sizes of lists of rows [q_begin, q_begin + n_q), without bits; q_begin is a multiple of KEY_BLOCK. */
+key_lists key_lists_shape(int32_t n_heads, int32_t q_begin, int32_t n_q);
+/* The same, empty, on bits of at least key_lists_bytes. */
 key_lists key_lists_on(uint64_t *bits, int32_t n_heads, int32_t q_begin, int32_t n_q);
 /* Enough for any n_q rows of a sequence of at most n_ctx. */
 size_t key_lists_bytes(int32_t n_heads, int32_t n_q, int32_t n_ctx);
