@@ -5,13 +5,11 @@
  * Every case runs on every kernel the card has, into NaN-filled outputs with guard zones: sampled rows against the oracle,
  * everything outside the rows untouched, the same bits in chunks, in a batch, alone, and again.  Ends with one line: N passed, N failed,
  * N skipped.  Without a GPU all of it is one skipped test. */
-#include "gpu_random.h"
+#include "gpu_buffers.h"
 #include "attn/attn.h"
-#include "base/num.h"
 #include "base/pool.h"
 #include "pattern/pattern.h"
 
-#include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,32 +22,10 @@ static const struct { const char *name; double out, lse; } bounds[] = {
 };
 static double worst_out[2], worst_lse[2];
 
-enum { MAX_SEQS = 40, N_SAMPLES = 12, PAD = 8, GUARD_BYTES = 4096, POISON = 0xff };
+enum { MAX_SEQS = 40, N_SAMPLES = 12, PAD = 8 };
 
 static int32_t n_passed, n_failed;
 static tmx_pool *pool;
-
-static void cuda_ok(cudaError_t error, const char *what)
-{
-    if (error == cudaSuccess) return;
-    printf("%s: %s\n", what, cudaGetErrorString(error));
-    exit(2);
-}
-#define CUDA_OK(call) cuda_ok((call), #call)
-
-/* ---------------------------------------------------------------- half precision on the host */
-
-static uint16_t f16_from_f32(float f)          /* inputs here are small normal numbers: rounding to nearest even */
-{
-    const uint32_t bits = f32_to_bits(f), sign = bits >> 16 & 0x8000u;
-    const int32_t exponent = (int32_t)(bits >> 23 & 0xff) - 112;
-    if (exponent <= 0) return (uint16_t)sign;
-    const uint32_t half = (uint32_t)exponent << 10 | (bits >> 13 & 0x3ff), rest = bits & 0x1fff;
-    return (uint16_t)(sign | (half + (rest > 0x1000 || (rest == 0x1000 && (half & 1)))));
-}
-
-static float get(tmx_type type, uint16_t x) { return type == TMX_TYPE_F16 ? f16_to_f32(x) : bf16_to_f32(x); }
-static uint16_t put(tmx_type type, float x) { return type == TMX_TYPE_F16 ? f16_from_f32(x) : bf16_from_f32(x); }
 
 /* ---------------------------------------------------------------- cases */
 
@@ -61,20 +37,6 @@ typedef struct shape {
     tmx_gpu_kernel kernel;
     bool has_lse;
 } shape;
-
-typedef struct device_buffer {     /* n bytes between two guard zones */
-    unsigned char *base, *data;
-    size_t n_bytes;
-} device_buffer;
-
-static device_buffer device_alloc(size_t n_bytes)
-{
-    device_buffer b = { .n_bytes = n_bytes };
-    CUDA_OK(cudaMalloc((void **)&b.base, n_bytes + (size_t)2 * GUARD_BYTES));
-    CUDA_OK(cudaMemset(b.base, POISON, n_bytes + (size_t)2 * GUARD_BYTES));
-    b.data = b.base + GUARD_BYTES;
-    return b;
-}
 
 typedef struct sequence {
     uint16_t *q, *k, *v;           /* host, dense: q [n_prompt][n_heads][d], k and v [n_prompt][n_kv_heads][d] */
@@ -94,33 +56,6 @@ typedef struct instance {
     device_buffer k_pool, v_pool, scratch;
     size_t q_row, kv_row;          /* elements from one position to the next on the device */
 } instance;
-
-static void *host_alloc(size_t n)
-{
-    void *p = malloc(n > 0 ? n : 1);
-    if (p == NULL) {
-        printf("out of memory\n");
-        exit(2);
-    }
-    return p;
-}
-
-static uint16_t *random_values(tmx_type type, size_t n, float **as_f32)
-{
-    uint16_t *values = host_alloc(n * sizeof *values);
-    *as_f32 = host_alloc(n * sizeof **as_f32);
-    for (size_t i = 0; i < n; i++) {
-        values[i] = put(type, random_normal());
-        (*as_f32)[i] = get(type, values[i]);
-    }
-    return values;
-}
-
-/* Rows of n dense elements to rows `row` elements apart on the device. */
-static void upload_rows(void *to, size_t row, const uint16_t *from, size_t n, int32_t n_rows)
-{
-    if (n_rows > 0) CUDA_OK(cudaMemcpy2D(to, 2 * row, from, 2 * n, 2 * n, (size_t)n_rows, cudaMemcpyHostToDevice));
-}
 
 static void upload_pages(instance *in)
 {
@@ -200,12 +135,6 @@ static void instance_make(instance *in, const shape *s)
     in->params.scratch_bytes = tmx_gpu_attention_scratch_bytes(&in->params);
     in->scratch = device_alloc(in->params.scratch_bytes);
     in->params.scratch = in->scratch.data;
-}
-
-static void device_free(device_buffer *b)
-{
-    CUDA_OK(cudaFree(b->base));
-    b->base = NULL;
 }
 
 static void instance_free(instance *in)

@@ -1,38 +1,8 @@
 /* attn_sm90_host.cu - before the kernel: tensor maps for the copy engine, and which kernel. */
 #include "attn/cuda/attn_sm90.cuh"
+#include "attn/cuda/sm90_maps.cuh"
 
 #include <stdio.h>
-
-typedef decltype(&cuTensorMapEncodeTiled) encode_fn;
-
-/* One axis of a tensor map, fastest first; stride in elements, box = what one copy takes. */
-struct map_axis {
-    uint64_t n;
-    size_t stride;
-    int32_t box;
-};
-
-static tmx_status encode_map(encode_fn encode, CUtensorMap *map, bool is_f16, const char *name, const void *data,
-                             const map_axis *axes, uint32_t n_axes, tmx_error *err)
-{
-    cuuint64_t dims[5], strides[4];
-    cuuint32_t box[5], steps[5];
-    for (uint32_t i = 0; i < n_axes; i++) {
-        dims[i] = axes[i].n;
-        box[i] = (cuuint32_t)axes[i].box;
-        steps[i] = 1;
-        /* The stride of an axis of one element means nothing, but the encoder looks at it. */
-        if (i > 0) strides[i - 1] = 2 * (axes[i].n > 1 ? axes[i].stride : 64);
-    }
-    const CUresult result = encode(map, is_f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                                   n_axes, const_cast<void *>(data), dims, strides, box, steps,
-                                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (result != CUDA_SUCCESS) {
-        return refuse(err, TMX_E_DEVICE, "attention: %s: cuTensorMapEncodeTiled failed with %d", name, (int)result);
-    }
-    return TMX_OK;
-}
 
 static tmx_status encode_kv(encode_fn encode, kv_maps *maps, const gpu_launch *launch, const char *name, const void *data,
                             int32_t n_keys, size_t pos_stride, size_t head_stride, size_t page_stride, tmx_error *err)
@@ -60,13 +30,8 @@ static tmx_status encode_kv(encode_fn encode, kv_maps *maps, const gpu_launch *l
 
 extern "C" tmx_status cuda_run_sm90(const gpu_launch *launch, void *stream, tmx_error *err)
 {
-    void *found = NULL;
-    cudaDriverEntryPointQueryResult query;
-    CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &query), err);
-    if (query != cudaDriverEntryPointSuccess || found == NULL) {
-        return refuse(err, TMX_E_DEVICE, "attention: this driver has no cuTensorMapEncodeTiled; CUDA 12 or later is needed");
-    }
-    const encode_fn encode = (encode_fn)found;
+    encode_fn encode;
+    TRY(find_encode(&encode, err));
     int device, n_sms;
     CUDA_TRY(cudaGetDevice(&device), err);
     CUDA_TRY(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), err);
