@@ -1,4 +1,5 @@
 /* The door to the CUDA kernels: checks every argument, plans launches of up to GPU_MAX_SEQS sequences, hands them over. */
+#include "attn/attn_gpu.h"
 #include "attn/cuda/attn_cuda.h"
 #include "base/mem.h"
 #include "base/status.h"
@@ -120,17 +121,22 @@ static tmx_status check_seq(const tmx_gpu_attention_params *p, int32_t i, tmx_er
 
 /* ---------------------------------------------------------------- launches */
 
-static gpu_grid grid_of(const tmx_gpu_attention_params *p, tmx_gpu_kernel kernel)
+static gpu_grid grid_with(const tmx_gpu_attention_params *p, tmx_gpu_kernel kernel, int32_t head_shift)
 {
     const bool is_sm90 = kernel == TMX_GPU_KERNEL_SM90;
     gpu_grid grid = { .pattern = p->pattern, .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads };
     grid.n_group = p->n_heads / p->n_kv_heads;
-    grid.head_shift = gpu_head_shift(grid.n_group, p->pattern.kind);
+    grid.head_shift = head_shift;
     grid.n_positions = (is_sm90 ? SM90_TILE_ROWS : PORTABLE_TILE_ROWS) >> grid.head_shift;
     grid.n_head_tiles = grid.n_kv_heads * ceil_div_i32(grid.n_group, 1 << grid.head_shift);
     grid.slot_keys = is_sm90 ? SM90_SLOT_KEYS : PORTABLE_SLOT_KEYS;
     grid.narrow_keys = is_sm90 && grid.n_positions < SM90_NARROW_KEYS ? SM90_NARROW_KEYS : grid.slot_keys;
     return grid;
+}
+
+static gpu_grid grid_of(const tmx_gpu_attention_params *p, tmx_gpu_kernel kernel)
+{
+    return grid_with(p, kernel, gpu_head_shift(p->n_heads / p->n_kv_heads, p->pattern.kind));
 }
 
 /* Plans the sequences from `first` on, as many as one launch takes.  False: too many tasks to count. */
@@ -185,6 +191,32 @@ size_t tmx_gpu_attention_scratch_bytes(const tmx_gpu_attention_params *params)
     return (size_t)(params->kernel == TMX_GPU_KERNEL_SM90 ? sm90 : portable);
 }
 
+/* What a planned launch takes from the params, and its places in scratch. */
+static void fill_launch(gpu_launch *launch, const tmx_gpu_attention_params *p)
+{
+    const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+    launch->head_dim = p->head_dim;
+    launch->is_f16 = p->type == TMX_TYPE_F16;
+    launch->page_shift = p->page_size > 0 ? __builtin_ctz((unsigned)p->page_size) : -1;
+    launch->n_pages = p->n_pages;
+    launch->scale_log2 = (float)(scale * M_LOG2E);
+    launch->q_pos_stride = p->q_pos_stride;
+    launch->q_head_stride = p->q_head_stride;
+    launch->out_pos_stride = p->out_pos_stride;
+    launch->out_head_stride = p->out_head_stride;
+    launch->k_pos_stride = p->k_pos_stride;
+    launch->k_head_stride = p->k_head_stride;
+    launch->k_page_stride = p->k_page_stride;
+    launch->v_pos_stride = p->v_pos_stride;
+    launch->v_head_stride = p->v_head_stride;
+    launch->v_page_stride = p->v_page_stride;
+    char *scratch = p->scratch;
+    launch->next_task = (int32_t *)(void *)scratch;
+    launch->partial_max_sum = (float *)(void *)(scratch + SCRATCH_ALIGN);
+    const uint64_t n_rows = (uint64_t)launch->n_partials * (uint64_t)launch->tile_rows;
+    launch->partial_o = (float *)(void *)(scratch + partials_offset(n_rows));
+}
+
 static tmx_status choose_kernel(tmx_gpu_kernel wanted, int32_t capability, int32_t head_dim, tmx_gpu_kernel *kernel, tmx_error *err)
 {
     if (capability < 80) {
@@ -233,32 +265,120 @@ tmx_status tmx_gpu_attention(const tmx_gpu_attention_params *params, void *strea
     }
 
     const gpu_grid grid = grid_of(p, kernel);
-    const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
     for (int32_t first = 0; first < p->n_seqs; first += GPU_MAX_SEQS) {
         gpu_launch launch;
         (void)plan_launch(&launch, p, &grid, first);           /* counted above */
         if (launch.n_tasks == 0) continue;
-        launch.head_dim = p->head_dim;
-        launch.is_f16 = p->type == TMX_TYPE_F16;
-        launch.page_shift = p->page_size > 0 ? __builtin_ctz((unsigned)p->page_size) : -1;
-        launch.n_pages = p->n_pages;
-        launch.scale_log2 = (float)(scale * M_LOG2E);
-        launch.q_pos_stride = p->q_pos_stride;
-        launch.q_head_stride = p->q_head_stride;
-        launch.out_pos_stride = p->out_pos_stride;
-        launch.out_head_stride = p->out_head_stride;
-        launch.k_pos_stride = p->k_pos_stride;
-        launch.k_head_stride = p->k_head_stride;
-        launch.k_page_stride = p->k_page_stride;
-        launch.v_pos_stride = p->v_pos_stride;
-        launch.v_head_stride = p->v_head_stride;
-        launch.v_page_stride = p->v_page_stride;
-        char *scratch = p->scratch;
-        launch.next_task = (int32_t *)(void *)scratch;
-        launch.partial_max_sum = (float *)(void *)(scratch + SCRATCH_ALIGN);
-        const uint64_t n_rows = (uint64_t)launch.n_partials * (uint64_t)launch.tile_rows;
-        launch.partial_o = (float *)(void *)(scratch + partials_offset(n_rows));
+        fill_launch(&launch, p);
         TRY((kernel == TMX_GPU_KERNEL_SM90 ? cuda_run_sm90 : cuda_run_portable)(&launch, stream, err));
     }
     return TMX_OK;
+}
+
+/* ---------------------------------------------------------------- key lists */
+
+tmx_status gpu_lists_check(int32_t head_dim, tmx_error *err)
+{
+    int32_t capability;
+    TRY(cuda_device_get(&capability, NULL, 0, err));
+    if (capability == 90 && has_sm90(head_dim)) return TMX_OK;
+    return refuse(err, TMX_E_UNSUPPORTED, "dynamic methods on a GPU: compute capability %d.%d, head_dim %d; they need 9.0 and a "
+                  "head_dim of 64 or 128", capability / 10, capability % 10, head_dim);
+}
+
+/* What attn_gpu.h asks of a call; needs_all: attention, not only an estimate. */
+static tmx_status check_lists_call(const tmx_gpu_attention_params *p, const key_lists *lists, bool needs_all, tmx_error *err)
+{
+    TRY(check_shape(p, err));
+    if (p->n_seqs != 1 || p->page_size != 0 || p->pattern.kind != TMX_PATTERN_DENSE) {
+        return refuse(err, TMX_E_UNSUPPORTED, "gpu attention: key lists need one sequence, contiguous K and V and a dense pattern");
+    }
+    const tmx_gpu_attention_seq *seq = p->seqs;
+    if (lists->bits == NULL || lists->n_heads != p->n_heads || seq->q_begin != lists->first_block * KEY_BLOCK
+        || key_blocks_of(seq->n_q) != lists->n_blocks || lists->n_words < key_list_words(lists->first_block + lists->n_blocks)) {
+        return refuse(err, TMX_E_ARG, "gpu attention: lists: not of rows [%d, %d) of %d heads", seq->q_begin,
+                      seq->q_begin + seq->n_q, p->n_heads);
+    }
+    if (needs_all) {
+        TRY(check_values(p, err));
+        TRY(check_seq(p, 0, err));
+    } else if (seq->n_q > 0) {
+        TRY(check_buffer("q", 0, seq->q, seq->n_q, p->q_pos_stride, p->n_heads, p->q_head_stride, p->head_dim, err));
+        TRY(check_buffer("k", 0, seq->k, seq->q_begin + seq->n_q, p->k_pos_stride, p->n_kv_heads, p->k_head_stride, p->head_dim, err));
+    }
+    return gpu_lists_check(p->head_dim, err);
+}
+
+tmx_status gpu_attention_over_lists(const tmx_gpu_attention_params *params, const key_lists *lists, void *stream, tmx_error *err)
+{
+    const tmx_gpu_attention_params *p = params;
+    TRY(check_lists_call(p, lists, true, err));
+    const gpu_grid grid = grid_with(p, TMX_GPU_KERNEL_SM90, 0);
+    gpu_launch launch;
+    if (!plan_launch(&launch, p, &grid, 0)) return refuse(err, TMX_E_ARG, "gpu attention: too many tiles");
+    if (p->scratch_bytes < launch_bytes(&launch, p->head_dim)) {
+        return refuse(err, TMX_E_ARG, "gpu attention: scratch_bytes: %zu, expected at least %llu", p->scratch_bytes,
+                      (unsigned long long)launch_bytes(&launch, p->head_dim));
+    }
+    if (launch.n_tasks == 0) return TMX_OK;
+    fill_launch(&launch, p);
+    launch.lists = *lists;
+    return cuda_run_sm90(&launch, stream, err);
+}
+
+/* ---------------------------------------------------------------- XAttention */
+
+/* Sums of all heads' query groups at a time; more would only save launches. */
+static const uint64_t MOST_SUMS_BYTES = (uint64_t)256 << 20;
+
+/* A tile of keys has as many blocks as the stride has rows. */
+static int32_t row_blocks(int32_t n_blocks) { return ceil_div_i32(n_blocks, XATTENTION_MAX_STRIDE) * XATTENTION_MAX_STRIDE; }
+
+/* Bytes of one tile's query groups of all heads, against keys of n_blocks. */
+static uint64_t tile_sums_bytes(int32_t n_heads, int32_t n_blocks)
+{
+    return (uint64_t)n_heads * MASS_TILE_GROUPS * (uint64_t)row_blocks(n_blocks) * sizeof(float);
+}
+
+size_t gpu_xattention_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q, int32_t n_ctx)
+{
+    const uint64_t tile = tile_sums_bytes(params->n_heads, key_blocks_of(n_ctx));
+    const uint64_t n_tiles = (uint64_t)n_q / (4 * MASS_TILE_GROUPS) + 1;       /* 4: the least stride */
+    const uint64_t n_wanted = n_tiles * tile, n_most = MOST_SUMS_BYTES > tile ? MOST_SUMS_BYTES : tile;
+    return (size_t)align_up(n_wanted < n_most ? n_wanted : n_most, SCRATCH_ALIGN);
+}
+
+tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattention *method, const key_lists *lists, void *scratch,
+                          size_t scratch_bytes, void *stream, tmx_error *err)
+{
+    const tmx_gpu_attention_params *p = params;
+    TRY(xattention_check(method, err));
+    TRY(check_lists_call(p, lists, false, err));
+    const tmx_gpu_attention_seq *seq = p->seqs;
+    const int32_t n_blocks = lists->first_block + lists->n_blocks;
+    if (seq->n_q == 0) return TMX_OK;
+    if (n_blocks > MASS_MAX_BLOCKS) {
+        return refuse(err, TMX_E_UNSUPPORTED, "xattention on a GPU: %d tokens, at most %d", seq->q_begin + seq->n_q,
+                      MASS_MAX_BLOCKS * KEY_BLOCK);
+    }
+    const uint64_t tile = tile_sums_bytes(p->n_heads, n_blocks), n_tiles = scratch_bytes / tile;
+    if (scratch == NULL || (uintptr_t)scratch % SCRATCH_ALIGN != 0 || n_tiles == 0) {
+        return refuse(err, TMX_E_ARG, "xattention on a GPU: scratch: %zu bytes, expected at least %llu, aligned to %d", scratch_bytes,
+                      (unsigned long long)tile, SCRATCH_ALIGN);
+    }
+    const uint64_t n_needed = ((uint64_t)seq->n_q - 1) / ((uint64_t)method->stride * MASS_TILE_GROUPS) + 1;
+    const mass_launch launch = {
+        .q = seq->q, .k = seq->k, .q_pos_stride = p->q_pos_stride, .q_head_stride = p->q_head_stride,
+        .k_pos_stride = p->k_pos_stride, .k_head_stride = p->k_head_stride, .q_begin = seq->q_begin, .n_q = seq->n_q,
+        .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .head_dim = p->head_dim, .is_f16 = p->type == TMX_TYPE_F16,
+        .stride = method->stride, .threshold = method->threshold, .lists = *lists, .block_sums = scratch, .row_blocks = row_blocks(n_blocks),
+        .scale_log2 = (float)(M_LOG2E / (sqrt((double)p->head_dim) * method->stride * method->norm)),
+        .slab_groups = (int32_t)(n_tiles < n_needed ? n_tiles : n_needed) * MASS_TILE_GROUPS,
+    };
+    return cuda_run_mass(&launch, stream, err);
+}
+
+tmx_status gpu_lists_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err)
+{
+    return cuda_add_pairs(lists, q_begin, q_end, n_pairs, stream, err);
 }

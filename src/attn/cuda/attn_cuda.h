@@ -4,6 +4,7 @@
 #define TMX_ATTN_ATTN_CUDA_H
 
 #include "attn/cuda/gpu_schedule.h"
+#include "pattern/key_lists.h"
 
 /* The narrow step of 48 keys holds the diagonal and 16 sinks of a tile of up to 32 positions; other tiles take 128. */
 enum { SM90_TILE_ROWS = 128, SM90_SLOT_KEYS = 128, SM90_NARROW_KEYS = 48 };
@@ -28,9 +29,26 @@ typedef struct gpu_launch {
     int32_t *next_task;            /* scratch: the counter that CTAs take tasks from */
     float *partial_max_sum;        /* scratch: [n_partials][tile_rows][2] */
     float *partial_o;              /* scratch: [n_partials][tile_rows][head_dim] */
+    key_lists lists;               /* bits on the device: of sequence 0, in place of the pattern; NULL: none */
     gpu_seq seqs[GPU_MAX_SEQS];
     gpu_buffers buffers[GPU_MAX_SEQS];
 } gpu_launch;
+
+typedef struct mass_launch {       /* XAttention's estimator; shapes as in tmx_gpu_attention_seq */
+    const void *q, *k;
+    size_t q_pos_stride, q_head_stride, k_pos_stride, k_head_stride;
+    int32_t q_begin, n_q, n_heads, n_kv_heads, head_dim;
+    bool is_f16;
+    int32_t stride;
+    float scale_log2;              /* of antidiagonal sums, * log2(e) */
+    double threshold;
+    key_lists lists;
+    float *block_sums;             /* scratch: [n_heads][slab_groups][row_blocks] */
+    int32_t slab_groups;           /* query groups at a time, a multiple of MASS_TILE_GROUPS */
+    int32_t row_blocks;            /* key blocks, rounded up to whole tiles of any stride */
+} mass_launch;
+
+enum { MASS_TILE_GROUPS = 256, MASS_MAX_BLOCKS = 1 << 15 };    /* query groups of a tile; key blocks whose masses fit into a CTA */
 
 #ifdef __cplusplus
 extern "C" {
@@ -42,6 +60,8 @@ tmx_status cuda_device_get(int32_t *capability, char *name, size_t size, tmx_err
 
 tmx_status cuda_run_sm90(const gpu_launch *launch, void *stream, tmx_error *err);
 tmx_status cuda_run_portable(const gpu_launch *launch, void *stream, tmx_error *err);
+tmx_status cuda_run_mass(const mass_launch *launch, void *stream, tmx_error *err);
+tmx_status cuda_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err);
 
 #ifdef __cplusplus
 }

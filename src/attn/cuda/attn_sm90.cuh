@@ -75,6 +75,40 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
 
     /* ---------------------------------------------------------------- producer: one warp */
 
+    /* The blocks of a key list below its own, from the diagonal downwards.  Lane l holds word 32 page + l of it. */
+    struct block_walk {
+        const uint64_t *list;
+        int32_t own, page;         /* the query block */
+        uint64_t word;             /* what of it is still to come */
+
+        DEVICE void load(int32_t at_page)
+        {
+            const int32_t i = 32 * at_page + threadIdx.x % 32;
+            page = at_page;
+            word = i <= own / 64 ? list[i] : 0;
+            if (i == own / 64) word &= ((uint64_t)1 << own % 64) - 1;
+        }
+
+        DEVICE int32_t count()
+        {
+            int32_t n = 0;
+            for (int32_t i = own / 64 / 32; i >= 0; i--) {
+                load(i);
+                n += __popcll(word);
+            }
+            return __reduce_add_sync(0xffffffff, n);
+        }
+
+        DEVICE int32_t next()      /* there is one */
+        {
+            uint32_t lanes;
+            while (lanes = __ballot_sync(0xffffffff, word != 0), lanes == 0) load(page - 1);
+            const int32_t lane = 31 - __clz(lanes), bit = 63 - __clzll(__shfl_sync(0xffffffff, word, lane));
+            if (threadIdx.x % 32 == lane) word ^= (uint64_t)1 << bit;
+            return (32 * page + lane) * 64 + bit;
+        }
+    };
+
     struct producer {
         const sm90_launch &launch;
         smem_map &smem;
@@ -82,6 +116,18 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
         ring<N_Q_BUFFERS> q_buffer;
         int32_t piece_keys;        /* of one copy: the box of the tensor map */
         int32_t next_index;
+        block_walk walk;           /* of the task at work, where there are lists */
+
+        /* Listed tiles are 128 positions of one head; the narrow step is the diagonal block, each wide slot a block below it. */
+        DEVICE bool has_lists() const { return NARROW_KEYS == SM90_SLOT_KEYS && launch.common.lists.bits != NULL; }
+
+        DEVICE block_walk walk_of(const gpu_task &task) const
+        {
+            const key_lists &lists = launch.common.lists;
+            const int32_t own = task.t_begin / KEY_BLOCK;
+            const size_t row = (size_t)task.first_head * lists.n_blocks + (own - lists.first_block);
+            return { lists.bits + row * lists.n_words, own };
+        }
 
         DEVICE const sm90_maps &maps_of(const gpu_task &task)
         {
@@ -133,17 +179,24 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             slot.advance();
         }
 
-        DEVICE void load_slot(const kv_maps &maps, const gpu_task &task, int32_t j)
+        DEVICE void load_slot(const kv_maps &maps, const gpu_task &task, int32_t k_begin)
         {
             acquire(SM90_SLOT_KEYS);
-            copy_keys(maps, task, gpu_slot_begin(&launch.common.grid, &task, j), SM90_SLOT_KEYS, 0);
+            copy_keys(maps, task, k_begin, SM90_SLOT_KEYS, 0);
             slot.advance();
         }
 
-        DEVICE void load_values(const gpu_task &task, int32_t j)
+        /* k_begin: of slot j. */
+        DEVICE void load_values(const gpu_task &task, int32_t j, int32_t k_begin)
         {
             if (j == 0) load_narrow(maps_of(task).v, task);
-            else load_slot(maps_of(task).v, task, j);
+            else load_slot(maps_of(task).v, task, k_begin);
+        }
+
+        /* First key of wide slot j; each is asked for once, upwards. */
+        DEVICE int32_t next_slot(const gpu_task &task, int32_t j)
+        {
+            return has_lists() ? KEY_BLOCK * walk.next() : gpu_slot_begin(&launch.common.grid, &task, j);
         }
 
         DEVICE void load_q(const gpu_task &task)
@@ -178,7 +231,9 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
                 if (threadIdx.x % 32 == 0) next_index = atomicAdd(common.next_task, 1) + gridDim.x;
                 const bool exists = gpu_task_get(&common.grid, common.seqs, common.n_seqs, index, &task);
                 next_index = index = __shfl_sync(0xffffffff, next_index, 0);
-                if (exists) return task;
+                if (!exists) continue;
+                if (has_lists()) task.n_window_slots = task.n_full_slots = walk_of(task).count();
+                return task;
             }
         }
 
@@ -193,18 +248,27 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             if (task.t_begin >= 0) load_narrow(maps_of(task).k, task);
             while (task.t_begin >= 0) {
                 const int32_t n_slots = task.n_window_slots + task.n_sink_slots;
+                int32_t k_before = 0;
+                if (has_lists()) {
+                    walk = walk_of(task);
+                    walk.load(walk.own / 64 / 32);
+                }
                 for (int32_t j = 1; j < n_slots; j++) {
-                    load_slot(maps_of(task).k, task, j);
-                    load_values(task, j - 1);
+                    const int32_t k_begin = next_slot(task, j);
+                    load_slot(maps_of(task).k, task, k_begin);
+                    load_values(task, j - 1, k_before);
+                    k_before = k_begin;
                 }
                 const gpu_task next = next_task();     /* its Q comes early: the ring is ahead of the math by two steps */
                 load_q(next);
                 if (n_slots > 0) {
-                    load_slot(maps_of(task).k, task, n_slots);
-                    load_values(task, n_slots - 1);
+                    const int32_t k_begin = next_slot(task, n_slots);
+                    load_slot(maps_of(task).k, task, k_begin);
+                    load_values(task, n_slots - 1, k_before);
+                    k_before = k_begin;
                 }
                 if (next.t_begin >= 0) load_narrow(maps_of(next).k, next);
-                load_values(task, n_slots);
+                load_values(task, n_slots, k_before);
                 task = next;
             }
         }

@@ -106,6 +106,12 @@ template <int N_PENDING, int N> DEVICE void wgmma_wait(float (&d)[N])
     settle(d);
 }
 
+/* The same where accumulators are still at work: none may be read yet. */
+template <int N_PENDING> DEVICE void wgmma_wait()
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N_PENDING) : "memory");
+}
+
 #define D24_NAMES \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23"
