@@ -4,7 +4,7 @@
 
 #include "ops/cuda/ops_cuda.h"
 
-enum { FAKE_ARGS_BYTES = 256 };
+enum { FAKE_ARGS_BYTES = 384 };
 
 void fake_gpu_enqueue(gpu *g, void (*run)(const void *args), const void *args, size_t n_bytes);
 

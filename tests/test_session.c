@@ -437,7 +437,7 @@ static void dynamic_plans_are_refused_on_a_device(void **state)
 {
     (void)state;
     static const struct { const char *spec, *why; } cases[] = {
-        { "xattention:1", "plan: xattention layers run on the CPU only, the model is on cuda:3" },
+        { "minference:1", "plan: minference layers run on the CPU only, the model is on cuda:3" },
         { "mix:triangle=0,rest=s2o", "plan: s2o layers run on the CPU only, the model is on cuda:3" },
         { "mix:triangle=0,xattention=1,rest=flexprefill", "plan: flexprefill layers run on the CPU only, the model is on cuda:3" },
     };

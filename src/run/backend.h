@@ -34,6 +34,7 @@ typedef struct memory_case {
 } memory_case;
 
 struct backend {
+    uint32_t dynamic_kinds;        /* bit k: plans may have layers of the dynamic kind k */
     /* Fills what p leaves to the backend (n_chunk, kv_type) and says what a session of p takes. */
     tmx_status (*plan_memory)(const memory_case *at, tmx_session_params *p, tmx_memory *memory, tmx_error *err);
     /* session.state for s->params, which plan_memory has filled; free takes what a failed create leaves. */

@@ -13,6 +13,7 @@
 #include "kv/kv.h"
 #include "ops/cuda/ops_cuda.h"
 #include "run/backend.h"
+#include "run/cuda_dynamic.h"
 #include "run/cuda_weights.h"
 
 #include <math.h>
@@ -24,7 +25,7 @@ enum {
     MAX_TILE_POSITIONS = 128,                      /* of an attention tile */
     MOST_SPLIT_TOKENS = 1 << 16,                   /* prompts of this length are cut into the most splits (gpu_schedule.h) */
     N_SLOTS = 2,
-    MARKS_PER_LAYER = 11, OTHER_MARKS = 4,
+    MARKS_PER_LAYER = 13, OTHER_MARKS = 4,
     DECODE_INTS = 3,                               /* token, position, sequence */
 };
 /* Beside its blocks: the product library's workspace of the model's and of the session's handle, and small things. */
@@ -32,7 +33,7 @@ static const uint64_t LIBRARY_BYTES = 72u << 20;
 /* Of a card's memory, what its driver and context hold. */
 static const uint64_t CONTEXT_BYTES = 768u << 20;
 
-typedef enum work_kind { WORK_REST, WORK_PRODUCT, WORK_ATTENTION } work_kind;
+typedef enum work_kind { WORK_REST, WORK_PRODUCT, WORK_ESTIMATE, WORK_ATTENTION } work_kind;
 
 /* A chunk that was enqueued. */
 typedef struct chunk_slot {
@@ -67,6 +68,7 @@ typedef struct device_buffers {
     int32_t *decode_ints;          /* [DECODE_INTS] */
     int32_t *zero;                 /* [1] */
     void *decode_scratch;
+    cuda_dynamic dynamic;
 } device_buffers;
 
 typedef struct cuda_run {
@@ -107,7 +109,17 @@ static void lay_out_experts(device_buffers *b, layout *at, const tmx_model_info 
     b->row_expert_out = layout_take(at, n_used * (uint64_t)m->n_embd * sizeof(float));
 }
 
-static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, const tmx_session_params *p)
+static tmx_gpu_attention_params attention_params(const tmx_model_info *m, const tmx_session_params *p)
+{
+    const size_t head_dim = (size_t)m->head_dim, n_q = (size_t)m->n_heads * head_dim, head_stride = (size_t)p->n_ctx * head_dim;
+    return (tmx_gpu_attention_params){
+        .type = TMX_TYPE_BF16, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim,
+        .q_pos_stride = n_q, .q_head_stride = head_dim, .out_pos_stride = n_q, .out_head_stride = head_dim,
+        .k_pos_stride = head_dim, .k_head_stride = head_stride, .v_pos_stride = head_dim, .v_head_stride = head_stride,
+    };
+}
+
+static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, const tmx_session_params *p, uint32_t dynamic_kinds)
 {
     const bool has_experts = m->n_experts > 0;
     const uint64_t n_ffn_rows = has_experts ? (uint64_t)gpu_group_places(p->n_chunk, m->n_experts, m->n_experts_used) : (uint64_t)p->n_chunk;
@@ -135,22 +147,14 @@ static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, cons
     b->decode_ints = layout_take(at, DECODE_INTS * sizeof(int32_t));
     b->zero = layout_take(at, sizeof(int32_t));
     b->decode_scratch = layout_take(at, gpu_decode_attention_bytes(1, m->n_heads, m->n_kv_heads, m->head_dim, p->n_ctx));
+    const tmx_gpu_attention_params attention = attention_params(m, p);
+    cuda_dynamic_lay_out(&b->dynamic, at, &attention, m->n_layers, p, dynamic_kinds);
 }
 
 static kv_cache kv_sizes(const tmx_model_info *m, const tmx_session_params *p)
 {
     return (kv_cache){ .type = TMX_TYPE_BF16, .n_layers = m->n_layers, .n_seqs = p->n_seqs, .n_kv_heads = m->n_kv_heads,
                        .n_ctx = p->n_ctx, .head_dim = m->head_dim };
-}
-
-static tmx_gpu_attention_params attention_params(const tmx_model_info *m, const tmx_session_params *p)
-{
-    const size_t head_dim = (size_t)m->head_dim, n_q = (size_t)m->n_heads * head_dim, head_stride = (size_t)p->n_ctx * head_dim;
-    return (tmx_gpu_attention_params){
-        .type = TMX_TYPE_BF16, .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim,
-        .q_pos_stride = n_q, .q_head_stride = head_dim, .out_pos_stride = n_q, .out_head_stride = head_dim,
-        .k_pos_stride = head_dim, .k_head_stride = head_stride, .v_pos_stride = head_dim, .v_head_stride = head_stride,
-    };
 }
 
 /* Partial results come from a triangle's last rows: the most there are when the chunk holds as many of them as it can, spread
@@ -191,30 +195,30 @@ static size_t plan_scratch_bytes(const tmx_model_info *m, const tmx_session_para
     return n;
 }
 
-static uint64_t workspace_bytes(const tmx_model_info *m, const tmx_session_params *p)
+static uint64_t workspace_bytes(const tmx_model_info *m, const tmx_session_params *p, uint32_t dynamic_kinds)
 {
     const tmx_pattern usual = { .kind = TMX_PATTERN_TRIANGLE, .n_sink = TMX_DEFAULT_SINK, .n_window = TMX_DEFAULT_WINDOW,
                                 .n_last = TMX_DEFAULT_LAST };
     device_buffers ignored;
     layout count = { .align = DEVICE_ALIGN };
-    lay_out(&ignored, &count, m, p);
+    lay_out(&ignored, &count, m, p, dynamic_kinds);
     return count.n_bytes + attention_scratch_bytes(m, p, &usual) + LIBRARY_BYTES;
 }
 
 /* The chunk asked for, or the largest usual one with which the session fits into n_room bytes. */
-static int32_t choose_chunk(const tmx_model_info *m, tmx_session_params p, uint64_t n_room)
+static int32_t choose_chunk(const tmx_model_info *m, tmx_session_params p, uint32_t dynamic_kinds, uint64_t n_room)
 {
     const int64_t most_rows = (int64_t)p.n_ctx * p.n_seqs;
     const bool is_free = p.n_chunk == 0;
     if (is_free) p.n_chunk = MOST_CHUNK;
     for (;; p.n_chunk /= 2) {
         if (p.n_chunk > most_rows) p.n_chunk = (int32_t)most_rows;
-        if (!is_free || p.n_chunk <= LEAST_CHUNK || workspace_bytes(m, &p) <= n_room) return p.n_chunk;
+        if (!is_free || p.n_chunk <= LEAST_CHUNK || workspace_bytes(m, &p, dynamic_kinds) <= n_room) return p.n_chunk;
     }
 }
 
 /* The longest context of as many sequences for which n_room bytes suffice; 0: none. */
-static int32_t longest_context(const tmx_model_info *m, const tmx_session_params *asked, uint64_t n_room)
+static int32_t longest_context(const tmx_model_info *m, const tmx_session_params *asked, uint32_t dynamic_kinds, uint64_t n_room)
 {
     int32_t fits = 0, too_long = asked->n_ctx;
     while (too_long - fits > 1) {
@@ -223,7 +227,7 @@ static int32_t longest_context(const tmx_model_info *m, const tmx_session_params
         p.n_chunk = min_i32(p.n_chunk, LEAST_CHUNK);
         const kv_cache kv = kv_sizes(m, &p);
         uint64_t n_kv;
-        if (kv_bytes(&kv, &n_kv) && n_kv + workspace_bytes(m, &p) <= n_room) fits = p.n_ctx;
+        if (kv_bytes(&kv, &n_kv) && n_kv + workspace_bytes(m, &p, dynamic_kinds) <= n_room) fits = p.n_ctx;
         else too_long = p.n_ctx;
     }
     return fits;
@@ -249,18 +253,19 @@ static tmx_status plan_memory(const memory_case *at, tmx_session_params *p, tmx_
     tmx_memory m = { .weight_bytes = cuda_weight_bytes(at->info) };
     if (!kv_bytes(&kv, &m.kv_bytes)) return refuse(err, TMX_E_MEMORY, "KV cache: the size overflows for %d tokens", p->n_ctx);
     TRY(memory_of(at, &m.available_bytes, &n_total, err));
+    if (at->dynamic_kinds != 0) TRY(gpu_lists_check(at->info->head_dim, err));
     /* From the card's size, not from what is free, so that a plan before and after the model was opened says the same. */
     uint64_t n_taken = CONTEXT_BYTES + m.weight_bytes + m.kv_bytes;
     uint64_t n_room = n_total > n_taken ? n_total - n_taken : 0;
     if (at->is_taken_now) n_room = m.available_bytes > m.kv_bytes ? m.available_bytes - m.kv_bytes : 0;
-    p->n_chunk = choose_chunk(at->info, *p, n_room);
-    m.workspace_bytes = workspace_bytes(at->info, p);
+    p->n_chunk = choose_chunk(at->info, *p, at->dynamic_kinds, n_room);
+    m.workspace_bytes = workspace_bytes(at->info, p, at->dynamic_kinds);
     *memory = m;
     if (!at->is_taken_now || m.kv_bytes + m.workspace_bytes <= m.available_bytes) return TMX_OK;
     return refuse(err, TMX_E_MEMORY, "%s: a session of %d x %d tokens needs %.2f GiB (KV cache %.2f), %.2f of %.2f GiB are free; "
                   "%d tokens would fit", at->info->device, p->n_seqs, p->n_ctx, (double)(m.kv_bytes + m.workspace_bytes) / 0x1p30,
                   (double)m.kv_bytes / 0x1p30, (double)m.available_bytes / 0x1p30, (double)n_total / 0x1p30,
-                  longest_context(at->info, p, m.available_bytes));
+                  longest_context(at->info, p, at->dynamic_kinds, m.available_bytes));
 }
 
 /* ---------------------------------------------------------------- create, free */
@@ -312,10 +317,11 @@ static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *er
     TRY(gpu_alloc(r->g, &v, memory->kv_bytes / 2, err));
     r->kv.v = v;
     layout at = { .align = DEVICE_ALIGN };
-    lay_out(&r->b, &at, m, &s->params);
+    lay_out(&r->b, &at, m, &s->params, s->dynamic_kinds);
     TRY(gpu_alloc(r->g, &r->memory, at.n_bytes, err));
     at = (layout){ .base = r->memory, .align = DEVICE_ALIGN };
-    lay_out(&r->b, &at, m, &s->params);
+    lay_out(&r->b, &at, m, &s->params, s->dynamic_kinds);
+    TRY(cuda_dynamic_create(&r->b.dynamic, r->g, m->n_layers, err));
     const size_t n_scratch = plan_scratch_bytes(m, &s->params, s->plan);
     TRY(gpu_alloc(r->g, &r->attention_scratch, n_scratch, err));
     r->n_attention_scratch = n_scratch;
@@ -347,6 +353,7 @@ static void free_run(tmx_session *s)
         gpu_free(r->g, r->kv.v);
     }
     gpu_close(r->g);
+    cuda_dynamic_free(&r->b.dynamic);
     mem_free(r->attention_seqs);
     mem_free(r);
 }
@@ -373,7 +380,7 @@ static void clock_begin(chunk *c, work_kind kind)
     cuda_run *r = run_of(c->s);
     chunk_slot *slot = &r->slots[r->at];
     const int32_t n = slot->n_marks;
-    const bool is_same = n > 0 && slot->kinds[n - 1] == kind && (kind != WORK_ATTENTION || slot->layers[n - 1] == c->layer);
+    const bool is_same = n > 0 && slot->kinds[n - 1] == kind && (kind < WORK_ESTIMATE || slot->layers[n - 1] == c->layer);
     if (is_same || n == r->n_marks - 1) return;            /* the last one is for clock_end */
     gpu_mark_set(r->g, slot->marks[n]);
     slot->kinds[n] = kind;
@@ -400,6 +407,7 @@ static tmx_status finish_slot(tmx_session *s, chunk_slot *slot, int32_t *n_rows,
         const double ms = gpu_mark_ms(r->g, slot->marks[i], slot->marks[i + 1]);
         if (slot->kinds[i] == WORK_PRODUCT) s->timings.matmul_ms += ms;
         else s->layer_attention_ms[slot->layers[i]] += ms;
+        if (slot->kinds[i] == WORK_ESTIMATE) s->timings.estimate_ms += ms;
     }
     *n_rows = slot->n_rows;
     return TMX_OK;
@@ -508,18 +516,37 @@ static void place_heads(chunk *c)
 }
 
 /* The sequences are in r->attention_seqs. */
-static void enqueue_attention(tmx_session *s, const tmx_pattern *pattern, int32_t n_seqs)
+static tmx_gpu_attention_params attention_call(const tmx_session *s, const tmx_pattern *pattern, int32_t n_seqs)
 {
-    cuda_run *r = run_of(s);
+    const cuda_run *r = run_of(s);
     tmx_gpu_attention_params params = attention_params(&s->model->info, &s->params);
-    tmx_error err;
     params.scale = s->model->tensors.shape.score_scale;
     params.pattern = *pattern;
     params.seqs = r->attention_seqs;
     params.n_seqs = n_seqs;
     params.scratch = r->attention_scratch;
     params.scratch_bytes = r->n_attention_scratch;
+    return params;
+}
+
+static void enqueue_attention(tmx_session *s, const tmx_pattern *pattern, int32_t n_seqs)
+{
+    cuda_run *r = run_of(s);
+    const tmx_gpu_attention_params params = attention_call(s, pattern, n_seqs);
+    tmx_error err;
     keep_failure(r, tmx_gpu_attention(&params, gpu_stream(r->g), &err), &err);
+}
+
+static void enqueue_dynamic(chunk *c, const tmx_pattern *pattern, int32_t n_seqs)
+{
+    cuda_run *r = run_of(c->s);
+    const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE, .n_sink = 0, .n_window = 1, .n_last = 0 };
+    const tmx_gpu_attention_params params = attention_call(c->s, &dense, n_seqs);
+    tmx_error err;
+    clock_begin(c, WORK_ESTIMATE);
+    keep_failure(r, cuda_dynamic_estimate(&r->b.dynamic, r->g, &params, c->s->plan, pattern->kind, c->layer, &err), &err);
+    clock_begin(c, WORK_ATTENTION);
+    keep_failure(r, cuda_dynamic_attend(&r->b.dynamic, r->g, &params, &err), &err);
 }
 
 static void attend(chunk *c, const tmx_pattern *pattern)
@@ -527,6 +554,7 @@ static void attend(chunk *c, const tmx_pattern *pattern)
     tmx_session *s = c->s;
     cuda_run *r = run_of(s);
     const size_t row_bytes = 2 * (size_t)s->model->info.n_heads * (size_t)s->model->info.head_dim;
+    const bool is_dynamic = tmx_pattern_is_dynamic(pattern->kind);
     int32_t n_seqs = 0;
     for (int32_t i = 0; i < c->n_segments; i++) {
         const segment *g = &s->segments[i];
@@ -536,9 +564,14 @@ static void attend(chunk *c, const tmx_pattern *pattern)
             .q = q, .out = q, .k = kv_view(&r->kv, r->kv.k, c->layer, g->seq), .v = kv_view(&r->kv, r->kv.v, c->layer, g->seq),
             .q_begin = g->q_begin, .n_q = g->n_rows, .n_prompt = g->n_prompt,
         };
-        session_count_static(s, c->layer, pattern, g->n_prompt, g->q_begin, g->q_begin + g->n_rows);
+        if (is_dynamic) session_count_pairs(s, c->layer, g->q_begin, g->q_begin + g->n_rows, 0);   /* cuda_dynamic_settle has them */
+        else session_count_static(s, c->layer, pattern, g->n_prompt, g->q_begin, g->q_begin + g->n_rows);
     }
     if (n_seqs == 0) return;
+    if (is_dynamic) {
+        enqueue_dynamic(c, pattern, n_seqs);
+        return;
+    }
     clock_begin(c, WORK_ATTENTION);
     enqueue_attention(s, pattern, n_seqs);
 }
@@ -648,7 +681,8 @@ static void attend_row(chunk *c, const segment *g)
 {
     tmx_session *s = c->s;
     cuda_run *r = run_of(s);
-    const tmx_pattern pattern = chunk_pattern(c, g);
+    tmx_pattern pattern = chunk_pattern(c, g);
+    if (tmx_pattern_is_dynamic(pattern.kind)) pattern.kind = TMX_PATTERN_DENSE;    /* no block of rows to estimate from */
     const bool is_dense = pattern.kind == TMX_PATTERN_DENSE || (pattern.kind == TMX_PATTERN_TRIANGLE && pattern.n_last > 0);
     r->attention_seqs[0] = (tmx_gpu_attention_seq){
         .q = r->b.row_q, .out = r->b.row_q, .k = kv_view(&r->kv, r->kv.k, c->layer, g->seq),
@@ -708,6 +742,7 @@ static tmx_status settle(tmx_session *s, const tmx_prompt *prompts, int32_t n_pr
     TRY(gpu_wait(r->g, err));
     for (int i = 0; i < N_SLOTS; i++) TRY(finish_slot(s, &r->slots[i], &n_rows, err));
     TRY(first_failure(r, err));
+    TRY(cuda_dynamic_settle(&r->b.dynamic, r->g, s, err));
     for (int32_t i = 0; i < n_prompts; i++) {
         if (prompts[i].logits == NULL) continue;
         TRY(gpu_download(r->g, prompts[i].logits, r->b.logits + (size_t)i * n_vocab, n_vocab * sizeof(float), err));
@@ -749,6 +784,7 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
 }
 
 const backend backend_cuda = {
+    .dynamic_kinds = CUDA_DYNAMIC_KINDS,
     .plan_memory = plan_memory, .create = create, .free = free_run, .fit_plan = fit_plan,
     .embed = embed, .norm = norm, .product = product, .place_heads = place_heads, .attend = attend, .gate = gate,
     .experts = experts, .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,

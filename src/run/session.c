@@ -64,11 +64,10 @@ static tmx_status check_plan(const tmx_plan *plan, const tmx_model_info *info, i
     if (plan->n_layers != info->n_layers) {
         return refuse(err, TMX_E_ARG, "plan: %d layers, the model has %d", plan->n_layers, info->n_layers);
     }
-    if (!plan_is_static(plan) && backend_of(info) != &backend_cpu) {
-        tmx_pattern_kind kind = TMX_PATTERN_S2O;
-        while (!plan_has(plan, kind)) kind--;          /* some kind is dynamic */
+    const uint32_t unknown = plan_dynamic_kinds(plan) & ~backend_of(info)->dynamic_kinds;
+    if (unknown != 0) {
         return refuse(err, TMX_E_UNSUPPORTED, "plan: %s layers run on the CPU only, the model is on %s",
-                      tmx_pattern_name(kind), info->device);
+                      tmx_pattern_name((tmx_pattern_kind)__builtin_ctz(unknown)), info->device);
     }
     if (plan->heads != NULL && plan->n_heads != info->n_heads) {
         return refuse(err, TMX_E_ARG, "plan: minference is configured for %d heads, the model has %d", plan->n_heads, info->n_heads);
