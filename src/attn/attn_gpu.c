@@ -361,7 +361,7 @@ tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattenti
         return refuse(err, TMX_E_UNSUPPORTED, "xattention on a GPU: %d tokens, at most %d", seq->q_begin + seq->n_q,
                       MASS_MAX_BLOCKS * KEY_BLOCK);
     }
-    const uint64_t tile = tile_sums_bytes(p->n_heads, n_blocks), n_tiles = scratch_bytes / tile;
+    const uint64_t tile = tile_sums_bytes(p->n_heads, n_blocks), n_tiles = tile > 0 ? scratch_bytes / tile : 0;
     if (scratch == NULL || (uintptr_t)scratch % SCRATCH_ALIGN != 0 || n_tiles == 0) {
         return refuse(err, TMX_E_ARG, "xattention on a GPU: scratch: %zu bytes, expected at least %llu, aligned to %d", scratch_bytes,
                       (unsigned long long)tile, SCRATCH_ALIGN);
