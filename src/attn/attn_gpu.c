@@ -378,6 +378,93 @@ tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattenti
     return cuda_run_mass(&launch, stream, err);
 }
 
+/* ---------------------------------------------------------------- FlexPrefill */
+
+static const uint64_t MOST_FLEX_BYTES = (uint64_t)256 << 20;
+
+typedef struct room {
+    unsigned char *base;           /* NULL: only count */
+    uint64_t n_bytes;
+} room;
+
+static void *take(room *r, uint64_t n, size_t element_bytes)
+{
+    unsigned char *at = r->base == NULL ? NULL : r->base + r->n_bytes;
+    r->n_bytes += align_up(n * element_bytes, SCRATCH_ALIGN);
+    return at;
+}
+
+/* Places in scratch of launch->heads_at_once heads; returns their bytes. */
+static uint64_t place_flex(flex_launch *launch, void *scratch)
+{
+    const uint64_t heads = (uint64_t)launch->heads_at_once, nb = (uint64_t)key_blocks_of(launch->n), dim = (uint64_t)launch->head_dim;
+    const uint64_t n_parts = nb / FLEX_PART_BLOCKS + (nb % FLEX_PART_BLOCKS != 0);
+    room r = { .base = scratch };
+    launch->part_rows = take(&r, heads * n_parts * KEY_BLOCK * 2, sizeof(float));
+    launch->rows = take(&r, heads * KEY_BLOCK * 2, sizeof(float));
+    launch->by_key = take(&r, heads * nb * KEY_BLOCK, sizeof(float));
+    launch->by_distance = take(&r, heads * nb * KEY_BLOCK, sizeof(float));
+    launch->spill = take(&r, heads * n_parts * KEY_BLOCK, sizeof(float));
+    launch->block_mass = take(&r, heads * 2 * nb, sizeof(double));
+    launch->pooled = take(&r, heads * nb, sizeof(double));
+    launch->mean_k = take(&r, heads * nb * dim, sizeof(float));
+    launch->mean_q = take(&r, heads * nb * dim, sizeof(float));
+    launch->mean_probe = take(&r, heads * dim, sizeof(float));
+    launch->map = take(&r, heads * (nb * (nb + 1) / 2), sizeof(float));
+    launch->kinds = take(&r, heads, sizeof(int32_t));
+    launch->budgets = take(&r, heads * 2, sizeof(int32_t));
+    launch->kept = take(&r, heads * 4 * (uint64_t)key_list_words((int32_t)nb), sizeof(uint32_t));
+    return r.n_bytes;
+}
+
+/* A head's share is never less than a head alone takes, so that many shares hold as many heads. */
+static uint64_t flex_head_bytes(int32_t head_dim, int32_t n)
+{
+    flex_launch one = { .n = n, .head_dim = head_dim, .heads_at_once = 1 };
+    return place_flex(&one, NULL);
+}
+
+size_t gpu_flexprefill_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q)
+{
+    const uint64_t head = flex_head_bytes(params->head_dim, n_q), all = head * (uint64_t)params->n_heads;
+    const uint64_t most = MOST_FLEX_BYTES > head ? MOST_FLEX_BYTES : head;
+    return (size_t)(all < most ? all : most);
+}
+
+tmx_status gpu_flexprefill(const tmx_gpu_attention_params *params, const flexprefill *method, const key_lists *lists, void *scratch,
+                           size_t scratch_bytes, void *stream, tmx_error *err)
+{
+    const tmx_gpu_attention_params *p = params;
+    TRY(flexprefill_check(method, err));
+    TRY(check_lists_call(p, lists, false, err));
+    const tmx_gpu_attention_seq *seq = p->seqs;
+    if (seq->n_q == 0) return TMX_OK;
+    if (seq->q_begin != 0 || seq->n_q != seq->n_prompt) {
+        return refuse(err, TMX_E_UNSUPPORTED, "flexprefill on a GPU: rows [%d, %d) of %d, expected a whole prompt", seq->q_begin,
+                      seq->q_begin + seq->n_q, seq->n_prompt);
+    }
+    if (lists->n_blocks > FLEX_MAX_BLOCKS) {
+        return refuse(err, TMX_E_UNSUPPORTED, "flexprefill on a GPU: %d tokens, at most %d", seq->n_q, FLEX_MAX_BLOCKS * KEY_BLOCK);
+    }
+    const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+    flex_launch launch = {
+        .q = seq->q, .k = seq->k, .q_pos_stride = p->q_pos_stride, .q_head_stride = p->q_head_stride,
+        .k_pos_stride = p->k_pos_stride, .k_head_stride = p->k_head_stride, .n = seq->n_q, .n_heads = p->n_heads,
+        .n_kv_heads = p->n_kv_heads, .head_dim = p->head_dim, .is_f16 = p->type == TMX_TYPE_F16,
+        .keeps_all = method->gamma >= 1 || seq->n_q <= flexprefill_dense_tokens(method), .scale_log2 = (float)(scale * M_LOG2E),
+        .scale = scale, .gamma = method->gamma, .tau = method->tau, .min_budget = method->min_budget, .lists = *lists,
+    };
+    if (launch.keeps_all) return cuda_run_flexprefill(&launch, stream, err);
+    const uint64_t head = flex_head_bytes(p->head_dim, seq->n_q), n_heads = scratch_bytes / head;
+    if (scratch == NULL || (uintptr_t)scratch % SCRATCH_ALIGN != 0 || n_heads == 0) {
+        return refuse(err, TMX_E_ARG, "flexprefill on a GPU: scratch: %zu bytes, expected at least %llu, aligned to %d", scratch_bytes,
+                      (unsigned long long)head, SCRATCH_ALIGN);
+    }
+    launch.heads_at_once = n_heads < (uint64_t)p->n_heads ? (int32_t)n_heads : p->n_heads;
+    (void)place_flex(&launch, scratch);
+    return cuda_run_flexprefill(&launch, stream, err);
+}
+
 tmx_status gpu_lists_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err)
 {
     return cuda_add_pairs(lists, q_begin, q_end, n_pairs, stream, err);

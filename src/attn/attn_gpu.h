@@ -28,6 +28,13 @@ size_t gpu_xattention_scratch_bytes(const tmx_gpu_attention_params *params, int3
 tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattention *method, const key_lists *lists, void *scratch,
                           size_t scratch_bytes, void *stream, tmx_error *err);
 
+/* FlexPrefill (pattern/flexprefill.h), of a whole prompt from position 0; up to flexprefill_dense_tokens, lists of everything.  Lists
+ * are the CPU's up to rounding where a sum meets its threshold.  Scratch: device, 256-byte aligned; 256 MiB at most, or what one
+ * head needs where that is more (a million tokens: 158 MiB); with less, fewer heads run at once. */
+size_t gpu_flexprefill_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q);
+tmx_status gpu_flexprefill(const tmx_gpu_attention_params *params, const flexprefill *method, const key_lists *lists, void *scratch,
+                           size_t scratch_bytes, void *stream, tmx_error *err);
+
 /* Adds the visible pairs of rows [q_begin, q_end), over all heads, to *n_pairs in device memory. */
 tmx_status gpu_lists_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err);
 

@@ -7,6 +7,8 @@
 #ifndef TMX_PATTERN_KEY_LISTS_H
 #define TMX_PATTERN_KEY_LISTS_H
 
+#include "base/device.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,8 +22,8 @@ typedef struct key_lists {
     uint64_t *bits;                /* [n_heads][n_blocks][n_words] */
 } key_lists;
 
-static inline int32_t key_blocks_of(int32_t n) { return n / KEY_BLOCK + (n % KEY_BLOCK != 0); }
-static inline int32_t key_list_words(int32_t n_blocks) { return n_blocks / 64 + (n_blocks % 64 != 0); }
+HOST_DEVICE static inline int32_t key_blocks_of(int32_t n) { return n / KEY_BLOCK + (n % KEY_BLOCK != 0); }
+HOST_DEVICE static inline int32_t key_list_words(int32_t n_blocks) { return n_blocks / 64 + (n_blocks % 64 != 0); }
 
 /* The sizes of lists of rows [q_begin, q_begin + n_q), without bits; q_begin is a multiple of KEY_BLOCK. */
 key_lists key_lists_shape(int32_t n_heads, int32_t q_begin, int32_t n_q);

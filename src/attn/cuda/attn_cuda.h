@@ -48,6 +48,29 @@ typedef struct mass_launch {       /* XAttention's estimator; shapes as in tmx_g
     int32_t row_blocks;            /* key blocks, rounded up to whole tiles of any stride */
 } mass_launch;
 
+typedef struct flex_launch {       /* FlexPrefill's estimator of a whole prompt; nb = key_blocks_of(n) */
+    const void *q, *k;
+    size_t q_pos_stride, q_head_stride, k_pos_stride, k_head_stride;
+    int32_t n, n_heads, n_kv_heads, head_dim;
+    bool is_f16, keeps_all;        /* keeps_all: lists of everything, no scratch */
+    float scale_log2;
+    double scale, gamma, tau;
+    int32_t min_budget;
+    key_lists lists;
+    int32_t heads_at_once;         /* H: how many heads scratch has room for */
+    float *part_rows;              /* scratch: [H][parts][KEY_BLOCK][2], largest score and sum; parts of FLEX_PART_BLOCKS blocks */
+    float *rows;                   /* [H][KEY_BLOCK][2] */
+    float *by_key, *by_distance;   /* [H][nb][KEY_BLOCK] */
+    float *spill;                  /* [H][parts][KEY_BLOCK], to be added to by_distance of the next part */
+    double *block_mass, *pooled;   /* [H][2][nb], [H][nb] */
+    float *mean_k, *mean_q, *mean_probe;       /* [H][nb][head_dim] twice, [H][head_dim]; mean_k of the heads' KV heads */
+    float *map;                    /* [H][nb (nb + 1) / 2] */
+    int32_t *kinds, *budgets;      /* [H], [H][2] */
+    uint32_t *kept;                /* [H][2][2 key_list_words(nb)] */
+} flex_launch;
+
+/* Key blocks of a CTA that walks the probe; entries per block of budget; prompts whose map of tiles an int32 counts. */
+enum { FLEX_PART_BLOCKS = 8, FLEX_BUDGET_UNIT = 128, FLEX_MAX_BLOCKS = 1 << 15 };
 enum { MASS_TILE_GROUPS = 256, MASS_MAX_BLOCKS = 1 << 15 };    /* query groups of a tile; key blocks whose masses fit into a CTA */
 
 #ifdef __cplusplus
@@ -61,6 +84,7 @@ tmx_status cuda_device_get(int32_t *capability, char *name, size_t size, tmx_err
 tmx_status cuda_run_sm90(const gpu_launch *launch, void *stream, tmx_error *err);
 tmx_status cuda_run_portable(const gpu_launch *launch, void *stream, tmx_error *err);
 tmx_status cuda_run_mass(const mass_launch *launch, void *stream, tmx_error *err);
+tmx_status cuda_run_flexprefill(const flex_launch *launch, void *stream, tmx_error *err);
 tmx_status cuda_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err);
 
 #ifdef __cplusplus
