@@ -13,6 +13,7 @@ typedef struct lists_args {        /* of an estimate, of attention */
     tmx_gpu_attention_params params;
     tmx_gpu_attention_seq seq;
     xattention method;
+    flexprefill flex;
     key_lists lists;
 } lists_args;
 
@@ -42,9 +43,9 @@ static tmx_attention_params host_params(const lists_args *a, tmx_attention_seq *
     };
 }
 
-static void *scratch_for(const tmx_attention_params *p)
+static void *scratch_for(const tmx_attention_params *p, tmx_pattern_kind kind)
 {
-    return must(mem_alloc(attn_lists_scratch_bytes(p, TMX_PATTERN_XATTENTION, p->seqs->q_begin + p->seqs->n_q, 1), 1));
+    return must(mem_alloc(attn_lists_scratch_bytes(p, kind, p->seqs->q_begin + p->seqs->n_q, 1), 1));
 }
 
 static void run_xattention(const void *args)
@@ -53,8 +54,20 @@ static void run_xattention(const void *args)
     tmx_attention_seq seq;
     tmx_attention_params params = host_params(a, &seq);
     key_lists lists = key_lists_on(a->lists.bits, a->lists.n_heads, seq.q_begin, seq.n_q);
-    params.scratch = scratch_for(&params);
+    params.scratch = scratch_for(&params, TMX_PATTERN_XATTENTION);
     attn_xattention(&params, &a->method, &lists, NULL);
+    mem_free(params.scratch);
+}
+
+/* Engines call it for prompts longer than flexprefill_dense_tokens only. */
+static void run_flexprefill(const void *args)
+{
+    const lists_args *a = args;
+    tmx_attention_seq seq;
+    tmx_attention_params params = host_params(a, &seq);
+    key_lists lists = key_lists_on(a->lists.bits, a->lists.n_heads, seq.q_begin, seq.n_q);
+    params.scratch = scratch_for(&params, TMX_PATTERN_FLEXPREFILL);
+    attn_flexprefill(&params, &a->flex, &lists, NULL);
     mem_free(params.scratch);
 }
 
@@ -67,7 +80,7 @@ static void run_attention(const void *args)
     tmx_attention_params params = host_params(a, &seq);
     tmx_bf16 *out = must(mem_alloc(n, sizeof *out));
     seq.out = out;
-    params.scratch = scratch_for(&params);
+    params.scratch = scratch_for(&params, TMX_PATTERN_XATTENTION);
     attn_over_lists(&params, &a->lists, NULL);
     memcpy(a->seq.out, out, n * sizeof *out);
     mem_free(params.scratch);
@@ -81,9 +94,11 @@ static void run_pairs(const void *args)
 }
 
 static void enqueue_lists(void *stream, void (*run)(const void *args), const tmx_gpu_attention_params *params, const xattention *method,
-                          const key_lists *lists)
+                          const flexprefill *flex, const key_lists *lists)
 {
-    const lists_args args = { .params = *params, .seq = params->seqs[0], .method = *method, .lists = *lists };
+    lists_args args = { .params = *params, .seq = params->seqs[0], .lists = *lists };
+    if (method != NULL) args.method = *method;
+    if (flex != NULL) args.flex = *flex;
     if (params->n_seqs != 1 || params->pattern.kind != TMX_PATTERN_DENSE) abort();
     fake_gpu_enqueue(stream, run, &args, sizeof args);
 }
@@ -103,16 +118,27 @@ tmx_status __wrap_gpu_xattention(const tmx_gpu_attention_params *params, const x
     if (scratch == NULL || scratch_bytes < gpu_xattention_scratch_bytes(params, n_q, params->seqs->q_begin + n_q)) {
         return refuse(err, TMX_E_ARG, "xattention on a GPU: scratch");
     }
-    enqueue_lists(stream, run_xattention, params, method, lists);
+    enqueue_lists(stream, run_xattention, params, method, NULL, lists);
+    return TMX_OK;
+}
+
+tmx_status __wrap_gpu_flexprefill(const tmx_gpu_attention_params *params, const flexprefill *method, const key_lists *lists, void *scratch,
+                                  size_t scratch_bytes, void *stream, tmx_error *err);
+tmx_status __wrap_gpu_flexprefill(const tmx_gpu_attention_params *params, const flexprefill *method, const key_lists *lists, void *scratch,
+                                  size_t scratch_bytes, void *stream, tmx_error *err)
+{
+    if (scratch == NULL || scratch_bytes < gpu_flexprefill_scratch_bytes(params, params->seqs->n_q)) {
+        return refuse(err, TMX_E_ARG, "flexprefill on a GPU: scratch");
+    }
+    enqueue_lists(stream, run_flexprefill, params, NULL, method, lists);
     return TMX_OK;
 }
 
 tmx_status __wrap_gpu_attention_over_lists(const tmx_gpu_attention_params *params, const key_lists *lists, void *stream, tmx_error *err);
 tmx_status __wrap_gpu_attention_over_lists(const tmx_gpu_attention_params *params, const key_lists *lists, void *stream, tmx_error *err)
 {
-    const xattention none = { .stride = 0 };
     if (tmx_gpu_attention_scratch_bytes(params) > params->scratch_bytes) return refuse(err, TMX_E_ARG, "gpu attention: scratch_bytes");
-    enqueue_lists(stream, run_attention, params, &none, lists);
+    enqueue_lists(stream, run_attention, params, NULL, NULL, lists);
     return TMX_OK;
 }
 

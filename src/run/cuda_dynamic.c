@@ -14,6 +14,7 @@ void cuda_dynamic_lay_out(cuda_dynamic *d, layout *at, const tmx_gpu_attention_p
     const int64_t n_rows = p->n_chunk + (int64_t)KEY_BLOCK * (min_i32(p->n_seqs, p->n_chunk) - 1);
     d->lists = layout_take(at, key_lists_bytes(params->n_heads, n_rows < INT32_MAX ? (int32_t)n_rows : INT32_MAX, p->n_ctx));
     if (kinds >> TMX_PATTERN_XATTENTION & 1) d->n_scratch = gpu_xattention_scratch_bytes(params, p->n_chunk, p->n_ctx);
+    if (kinds >> TMX_PATTERN_FLEXPREFILL & 1) d->n_scratch = max_size(d->n_scratch, gpu_flexprefill_scratch_bytes(params, p->n_ctx));
     d->scratch = layout_take(at, d->n_scratch);
     d->pairs = layout_take(at, (uint64_t)n_layers * sizeof *d->pairs);
 }
@@ -41,6 +42,14 @@ static tmx_gpu_attention_params part_of(const tmx_gpu_attention_params *params, 
     return part;
 }
 
+static tmx_status estimate(const cuda_dynamic *d, const tmx_gpu_attention_params *part, const tmx_plan *plan, tmx_pattern_kind kind,
+                           const key_lists *lists, void *stream, tmx_error *err)
+{
+    if (kind == TMX_PATTERN_FLEXPREFILL) return gpu_flexprefill(part, &plan->flexprefill, lists, d->scratch, d->n_scratch, stream, err);
+    assert(kind == TMX_PATTERN_XATTENTION);            /* the session refuses plans of other kinds */
+    return gpu_xattention(part, &plan->xattention, lists, d->scratch, d->n_scratch, stream, err);
+}
+
 tmx_status cuda_dynamic_estimate(const cuda_dynamic *d, gpu *g, const tmx_gpu_attention_params *params, const tmx_plan *plan,
                                  tmx_pattern_kind kind, int32_t layer, tmx_error *err)
 {
@@ -49,9 +58,7 @@ tmx_status cuda_dynamic_estimate(const cuda_dynamic *d, gpu *g, const tmx_gpu_at
         key_lists lists;
         const tmx_gpu_attention_params part = part_of(params, i, &at, &lists);
         const int32_t q_begin = part.seqs->q_begin;
-        assert(kind == TMX_PATTERN_XATTENTION);        /* the session refuses plans of other kinds */
-        (void)kind;
-        TRY(gpu_xattention(&part, &plan->xattention, &lists, d->scratch, d->n_scratch, gpu_stream(g), err));
+        TRY(estimate(d, &part, plan, kind, &lists, gpu_stream(g), err));
         TRY(gpu_lists_add_pairs(&lists, q_begin, q_begin + part.seqs->n_q, d->pairs + layer, gpu_stream(g), err));
     }
     return TMX_OK;

@@ -9,7 +9,7 @@
 #include "run/session.h"
 
 /* The methods that have an estimator on a device. */
-#define CUDA_DYNAMIC_KINDS (1u << TMX_PATTERN_XATTENTION)
+#define CUDA_DYNAMIC_KINDS (1u << TMX_PATTERN_XATTENTION | 1u << TMX_PATTERN_FLEXPREFILL)
 
 typedef struct cuda_dynamic {
     uint64_t *lists;               /* device: of all segments of a chunk, one after the other */

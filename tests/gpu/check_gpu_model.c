@@ -186,12 +186,13 @@ static void a_plan_may_grow(const tmx_model *model, tmx_pool *pool)
     tmx_plan_free(large);
 }
 
-/* The CPU's engine: its logits, and its share of pairs but for blocks at the edge of the threshold; then a batch whose chunks end
- * within blocks, in a session made for another plan. */
+/* The CPU's engine: its logits, and its share of pairs but for blocks at the edge of the threshold; then a batch whose chunks, where
+ * the plan lets them, end within blocks, in a session made for another plan. */
 static void dynamic_layers_are_the_cpus(const tiny_model *tiny, const tmx_model *model, tmx_pool *pool)
 {
     enum { N_LONG = 500, N_SHORT = 300 };
-    static const char *const specs[] = { "xattention(stride=8,threshold=0.5)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.6)" };
+    static const char *const specs[] = { "xattention(stride=8,threshold=0.5)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.6)",
+                                         "mix:xattention=1,rest=flexprefill(gamma=0.2,min_budget=128)" };
     static const double MOST_DENSITY = 0.03;
     static int32_t tokens[N_LONG], other[N_SHORT];
     float expected[TINY_VOCAB], logits[TINY_VOCAB], batched[TINY_VOCAB];
@@ -289,6 +290,7 @@ static void check_file(const char *path, const char *ids_path, tmx_pool *pool)
     static const struct { const char *spec; int32_t n_tokens; } cases[] = {
         { "dense", 1 }, { "dense", 129 }, { "dense", 1024 }, { NULL, 1024 }, { "dense", N_MOST }, { NULL, N_MOST },
         { "xattention(stride=8,threshold=0.9)", N_MOST }, { "mix:triangle=10-29,rest=xattention(stride=8,threshold=0.95)", N_MOST },
+        { "mix:triangle=10-29,rest=flexprefill(gamma=0.95)", N_MOST },
     };
     static int32_t ids[N_MOST];
     tmx_model *cpu = NULL, *cuda = NULL;
