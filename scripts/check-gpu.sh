@@ -58,6 +58,6 @@ else
     echo "skipped: no compute-sanitizer on the PATH"
     n_skipped=$((n_skipped + 1))
 fi
-tally tests/gpu/check-sass.sh "$build"/cuda/attn_sm90_*_d*.cu.o
+tally tests/gpu/check-sass.sh "$build"/cuda/attn_sm90_*_d*.cu.o "$build"/cuda/attn_sm90_mass.cu.o
 echo "$n_passed passed, $n_failed failed, $n_skipped skipped"
 [ "$n_failed" -eq 0 ]
