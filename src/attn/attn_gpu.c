@@ -460,7 +460,7 @@ tmx_status gpu_flexprefill(const tmx_gpu_attention_params *params, const flexpre
         return refuse(err, TMX_E_ARG, "flexprefill on a GPU: scratch: %zu bytes, expected at least %llu, aligned to %d", scratch_bytes,
                       (unsigned long long)head, SCRATCH_ALIGN);
     }
-    launch.heads_at_once = n_heads < (uint64_t)p->n_heads ? (int32_t)n_heads : p->n_heads;
+    launch.heads_at_once = min_i32(p->n_heads, n_heads < FLEX_MAX_HEADS ? (int32_t)n_heads : FLEX_MAX_HEADS);
     (void)place_flex(&launch, scratch);
     return cuda_run_flexprefill(&launch, stream, err);
 }

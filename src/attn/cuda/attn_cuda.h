@@ -69,8 +69,8 @@ typedef struct flex_launch {       /* FlexPrefill's estimator of a whole prompt;
     uint32_t *kept;                /* [H][2][2 key_list_words(nb)] */
 } flex_launch;
 
-/* Key blocks of a CTA that walks the probe; entries per block of budget; prompts whose map of tiles an int32 counts. */
-enum { FLEX_PART_BLOCKS = 8, FLEX_BUDGET_UNIT = 128, FLEX_MAX_BLOCKS = 1 << 15 };
+/* Key blocks of a CTA that walks the probe; entries per block of budget; prompts whose map of tiles an int32 counts; heads of a grid. */
+enum { FLEX_PART_BLOCKS = 8, FLEX_BUDGET_UNIT = 128, FLEX_MAX_BLOCKS = 1 << 15, FLEX_MAX_HEADS = 1 << 12 };
 enum { MASS_TILE_GROUPS = 256, MASS_MAX_BLOCKS = 1 << 15 };    /* query groups of a tile; key blocks whose masses fit into a CTA */
 
 #ifdef __cplusplus

@@ -36,7 +36,7 @@ namespace cg = cooperative_groups;
 
 enum { N_THREADS = 256, N_WARPS = N_THREADS / 32, PAD = 8, MASS_PITCH = KEY_BLOCK + 8 };   /* pitches without bank conflicts */
 enum { MAP_TILE = 64, MAP_PITCH = MAP_TILE + 4 };
-enum { CUT_CTAS = 8, CUT_THREADS = 1024, CUT_WARPS = CUT_THREADS / 32, CUT_TOP = 28 };     /* 30 bits: values below 2 */
+enum { CUT_CTAS = 8, CUT_THREADS = 512, CUT_WARPS = CUT_THREADS / 32, CUT_TOP = 28 };     /* 30 bits: values below 2 */
 enum head_kind { KEEPS_ALL, HAS_LINES, IS_QUERY_AWARE };
 
 static_assert(KEY_BLOCK == 16 * N_WARPS, "a warp owns 16 rows of the probe");
@@ -325,7 +325,7 @@ struct cut {
 struct cut_smem {
     double parts[CUT_WARPS];
     double of_cta[2][3];           /* for the others of the cluster to read, in turns: one barrier a pass */
-    double sums[3];
+    double sums[3], before[3];     /* of the cluster, of the CTAs before this one */
 };
 
 /* sums of the cluster, in the order of its CTAs; before: those of the CTAs before this one. */
@@ -341,15 +341,20 @@ DEVICE void cluster_sums(cut_smem &smem, int &turn, double (&x)[3], double (&bef
         for (int i = 0; i < 3; i++) smem.of_cta[turn][i] = sum[i];
     }
     cluster.sync();
-#pragma unroll
-    for (int i = 0; i < 3; i++) x[i] = before[i] = 0;
-    for (uint32_t rank = 0; rank < CUT_CTAS; rank++) {
-        const double *other = cluster.map_shared_rank(&smem.of_cta[turn][0], rank);
-#pragma unroll
-        for (int i = 0; i < 3; i++) {
-            if (rank < cluster.block_rank()) before[i] += other[i];
-            x[i] += other[i];
+    if (threadIdx.x < 3) {
+        double all = 0, earlier = 0;
+        for (uint32_t rank = 0; rank < CUT_CTAS; rank++) {
+            if (rank == cluster.block_rank()) earlier = all;
+            all += cluster.map_shared_rank(&smem.of_cta[turn][0], rank)[threadIdx.x];
         }
+        smem.sums[threadIdx.x] = all;
+        smem.before[threadIdx.x] = earlier;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+        x[i] = smem.sums[i];
+        before[i] = smem.before[i];
     }
 }
 
