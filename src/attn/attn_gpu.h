@@ -30,7 +30,8 @@ tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattenti
 
 /* FlexPrefill (pattern/flexprefill.h), of a whole prompt from position 0; up to flexprefill_dense_tokens, lists of everything.  Lists
  * are the CPU's up to rounding where a sum meets its threshold.  Scratch: device, 256-byte aligned; 256 MiB at most, or what one
- * head needs where that is more (a million tokens: 158 MiB); with less, fewer heads run at once. */
+ * head needs where that is more; with less, fewer heads run at once.  32 heads of 131072 tokens take 135 MiB; of 1048576 tokens one
+ * head takes 146, so that one runs at a time. */
 size_t gpu_flexprefill_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q);
 tmx_status gpu_flexprefill(const tmx_gpu_attention_params *params, const flexprefill *method, const key_lists *lists, void *scratch,
                            size_t scratch_bytes, void *stream, tmx_error *err);
