@@ -87,7 +87,8 @@ template <typename T, int HEAD_DIM> __global__ void __launch_bounds__(N_THREADS)
     float sum[8] = { 0 };
     for (int32_t row = begin + part; row < end; row += ROWS) {
         const uint4 bits = *(const uint4 *)(x + (size_t)row * m.pos_stride);
-        const T *values = (const T *)&bits;
+        T values[8];
+        memcpy(values, &bits, sizeof values);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] += (float)values[i];
     }
