@@ -106,19 +106,39 @@ static double token_bytes(const bench *b, int32_t depth)
 
 static void time_decoding(bench *b, int32_t depth)
 {
-    double ms[N_DECODED];
+    static const struct { const char *name; tmx_sampler_params params; } choices[] = {
+        { "none", { .temperature = 0 } }, { "greedy", { .temperature = 0 } },
+        { "top-k 40", { .temperature = 1, .top_k = 40 } },
+        { "top-p 0.9", { .temperature = 1, .top_p = 0.9f } },
+    };
     tmx_timings ignored;
     tmx_error err = { 0 };
-    const double filled_ms = prefill_ms(b, N_PLANS - 1, depth - N_DECODED / 2, &ignored);
-    for (int i = -8; i < N_DECODED - 8; i++) {
-        const double start = now_ms();
-        if (tmx_decode(b->session, 0, b->tokens[i + 8], b->logits, &err) != TMX_OK) stop(&err);
-        if (i >= 0) ms[i] = now_ms() - start;
+    const int32_t n_filled = depth - N_DECODED / 2;
+    const double filled_ms = prefill_ms(b, N_PLANS - 1, n_filled, &ignored);
+    for (size_t c = 0; c < sizeof choices / sizeof choices[0]; c++) {
+        double ms[2][N_DECODED];
+        tmx_sampler *sampler = NULL;
+        if (tmx_sampler_create(&sampler, &choices[c].params, tmx_model_info_get(b->model)->n_vocab, &err) != TMX_OK) stop(&err);
+        for (int on_device = 0; on_device < (c == 0 ? 1 : 2); on_device++) {
+            if (tmx_session_rewind(b->session, 0, n_filled, &err) != TMX_OK) stop(&err);
+            for (int i = -8; i < N_DECODED - 8; i++) {
+                const int32_t token = b->tokens[i + 8];
+                int32_t next;
+                const double start = now_ms();
+                const tmx_status status = on_device ? tmx_decode_next(b->session, 0, token, sampler, &next, &err)
+                                                    : tmx_decode(b->session, 0, token, b->logits, &err);
+                if (status != TMX_OK) stop(&err);
+                if (!on_device && c > 0) tmx_sampler_next(sampler, b->logits);
+                if (i >= 0) ms[on_device][i] = now_ms() - start;
+            }
+            qsort(ms[on_device], N_DECODED - 8, sizeof ms[0][0], by_value);
+            const double median = ms[on_device][(N_DECODED - 8) / 2];
+            printf("| %d | %.0f | %s | %s | %.3f | %.1f | %.0f |\n", depth, filled_ms, choices[c].name, on_device ? "device" : "host", median,
+                   1e3 / median, token_bytes(b, depth) / median * 1e-6);
+            fflush(stdout);
+        }
+        tmx_sampler_free(sampler);
     }
-    qsort(ms, N_DECODED - 8, sizeof ms[0], by_value);
-    const double median = ms[(N_DECODED - 8) / 2];
-    printf("| %d | %.0f | %.3f | %.1f | %.0f |\n", depth, filled_ms, median, 1e3 / median, token_bytes(b, depth) / median * 1e-6);
-    fflush(stdout);
 }
 
 static void parse_arguments(bench *b, int argc, char **argv)
@@ -185,7 +205,7 @@ int main(int argc, char **argv)
 
     printf("| tokens | plan | TTFT ms, median | least | spread %% | products | attention | rest | tok/s | x dense |\n|--|--|--|--|--|--|--|--|--|--|\n");
     for (int32_t i = 0; i < b.n_lengths; i++) time_length(&b, b.lengths[i]);
-    printf("\n| depth | filled with triangle, ms, once | decode ms a token | tok/s | GB/s |\n|--|--|--|--|--|\n");
+    printf("\n| depth | filled with triangle, ms, once | choice | by | decode ms a token | tok/s | GB/s |\n|--|--|--|--|--|--|--|\n");
     for (int32_t i = 0; i < b.n_depths; i++) time_decoding(&b, b.depths[i]);
     watch_memory(&b);
     const double peak = (double)(b.free_before - b.least_free), planned = (double)plan.total_bytes;

@@ -104,6 +104,15 @@ static int32_t sample(const answer_params *p, tmx_sampler *sampler, float *logit
     return tmx_sampler_next(sampler, logits);
 }
 
+/* The token after id, which joins the sequence. */
+static tmx_status next_id(const answer_params *p, tmx_sampler *sampler, int32_t seq, float *logits, int32_t *id, tmx_error *err)
+{
+    if (p->n_end_ids == 0) return tmx_decode_next(p->session, seq, *id, sampler, id, err);
+    const tmx_status status = tmx_decode(p->session, seq, *id, logits, err);
+    if (status == TMX_OK) *id = sample(p, sampler, logits);
+    return status;
+}
+
 static bool append_id(answer *a, int32_t id)
 {
     if (a->n_ids == a->ids_cap) {
@@ -123,10 +132,15 @@ static tmx_status generate(const answer_params *p, tmx_sampler *sampler, tmx_det
 {
     const run_options *o = p->options;
     tmx_status status;
+    int32_t id = 0;
     while (o->n_predict < 0 || a->n_ids < o->n_predict) {
-        const double start_ms = clock_ms();
-        const int32_t id = sample(p, sampler, logits);
-        if (a->n_ids == 0) a->first_sample_ms = clock_ms() - start_ms;
+        if (a->n_ids == 0) {
+            const double start_ms = clock_ms();
+            id = sample(p, sampler, logits);
+            a->first_sample_ms = clock_ms() - start_ms;
+        } else if ((status = next_id(p, sampler, seq, logits, &id, err)) != TMX_OK) {
+            return status;
+        }
         if (tmx_token_is_end(p->model, id)) {
             a->stop = "end";
             return TMX_OK;
@@ -141,7 +155,6 @@ static tmx_status generate(const answer_params *p, tmx_sampler *sampler, tmx_det
         else if (p->is_shown && !show(a, a->n_bytes - held_back(a, &o->stops))) a->stop = "output";
         else if (signals_interrupted()) a->stop = "interrupted";
         if (a->stop != NULL) return TMX_OK;
-        if ((status = tmx_decode(p->session, seq, id, logits, err)) != TMX_OK) return status;
     }
     a->stop = "limit";
     return TMX_OK;

@@ -597,6 +597,12 @@ TMX_API void tmx_sampler_free(tmx_sampler *sampler);
 TMX_API void tmx_sampler_accept(tmx_sampler *sampler, int32_t token);     /* tell it what was generated or prompted */
 TMX_API int32_t tmx_sampler_next(tmx_sampler *sampler, const float *logits);   /* [n_vocab], all finite */
 
+/* tmx_decode, then tmx_sampler_next on its logits: *next is the token to follow.  On a GPU the choice is made there and the logits
+ * never leave it, unless the sampler has a repeat penalty; the token is the same, but where a draw falls within 1e-10 of the border
+ * between two.  sampler: of the model's n_vocab.  Errors as tmx_decode; *next is set on success only. */
+TMX_API tmx_status tmx_decode_next(tmx_session *session, int32_t seq, int32_t token, tmx_sampler *sampler, int32_t *next,
+                                   tmx_error *err);
+
 typedef struct tmx_agreement {
     double kl;                     /* KL(softmax(a) || softmax(b)), natural log, computed in f64 */
     double max_abs_diff;           /* of the raw logits */

@@ -576,6 +576,29 @@ void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, int32_t n
     enqueue(g, &(call){ .kind = CALL_DECODE, .from = q, .to = out, .place = *place, .number = scale, .n_window = n_window });
 }
 
+typedef struct sample_args { const float *logits; int32_t n, *token; sample_rule rule; } sample_args;
+
+static void do_sample(const void *args)
+{
+    const sample_args *a = args;
+    sample_candidate *candidates = mem_alloc((size_t)a->n, sizeof *candidates);
+    if (candidates == NULL) abort();
+    *a->token = 0;
+    for (int32_t i = 0; i < a->n; i++) {
+        if (!isfinite(a->logits[i])) *a->token = -1;
+    }
+    if (*a->token == 0) *a->token = sample_choose(&a->rule, a->logits, a->n, candidates);
+    mem_free(candidates);
+}
+
+size_t gpu_sample_bytes(int32_t n) { (void)n; return 256; }
+
+void gpu_sample(gpu *g, const float *logits, int32_t n, const sample_rule *rule, int32_t *token, void *scratch)
+{
+    (void)scratch;
+    fake_gpu_enqueue(g, do_sample, &(sample_args){ .logits = logits, .n = n, .token = token, .rule = *rule }, sizeof(sample_args));
+}
+
 /* In place of tmx_gpu_attention (--wrap): the real one's demands on scratch, the CPU's result. */
 tmx_status __wrap_tmx_gpu_attention(const tmx_gpu_attention_params *params, void *stream, tmx_error *err);
 tmx_status __wrap_tmx_gpu_attention(const tmx_gpu_attention_params *params, void *stream, tmx_error *err)

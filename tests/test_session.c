@@ -545,6 +545,44 @@ static void decoding_continues_the_prompt(void **state)
     }
 }
 
+/* tmx_decode_next is tmx_decode and tmx_sampler_next. */
+static void the_next_token_is_the_samplers(void **state)
+{
+    (void)state;
+    enum { N_FIRST = 60, N_MORE = 20 };
+    static const tmx_sampler_params rules[] = { { .temperature = 0 }, { .temperature = 3, .seed = 2 }, { .temperature = 1, .repeat_penalty = 1.5f } };
+    const tmx_pattern patterns[TINY_LAYERS] = { triangle, dense, streaming };
+    int32_t tokens[N_PROMPT];
+    float logits[TINY_VOCAB];
+    tmx_error err;
+    machine m;
+    random_tokens(tokens, N_PROMPT, 13);
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    tmx_session *session = open_session(&m, patterns, &(tmx_session_params){ .n_seqs = 2 });
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        tmx_sampler *a, *b;
+        int32_t token = 3, next = -1;
+        assert_int_equal(tmx_sampler_create(&a, &rules[i], TINY_VOCAB, &err), TMX_OK);
+        assert_int_equal(tmx_sampler_create(&b, &rules[i], TINY_VOCAB, &err), TMX_OK);
+        tmx_session_reset(session);
+        for (int32_t seq = 0; seq < 2; seq++) {
+            assert_int_equal(tmx_prefill(session, &(tmx_prompt){ .tokens = tokens, .n_tokens = N_FIRST, .seq = seq }, 1, &err), TMX_OK);
+        }
+        for (int k = 0; k < N_MORE; k++, token = next) {
+            tmx_sampler_accept(a, token);
+            tmx_sampler_accept(b, token);
+            assert_int_equal(tmx_decode(session, 0, token, logits, &err), TMX_OK);
+            assert_int_equal(tmx_decode_next(session, 1, token, b, &next, &err), TMX_OK);
+            assert_int_equal(next, tmx_sampler_next(a, logits));
+        }
+        assert_int_equal(tmx_session_n_past(session, 1), N_FIRST + N_MORE);
+        tmx_sampler_free(a);
+        tmx_sampler_free(b);
+    }
+    tmx_session_free(session);
+    close_machine(&m);
+}
+
 /* Another answer after a rewind is the one that a fresh session gives, whatever the plan. */
 static void a_rewound_session_answers_anew(void **state)
 {
@@ -793,6 +831,7 @@ int main(void)
         cmocka_unit_test(dynamic_plans_are_refused_on_a_device),
         cmocka_unit_test(watched_tiles_are_what_was_visited),
         cmocka_unit_test(decoding_continues_the_prompt),
+        cmocka_unit_test(the_next_token_is_the_samplers),
         cmocka_unit_test(a_rewound_session_answers_anew),
         cmocka_unit_test(a_dense_prompt_may_come_in_turns),
         cmocka_unit_test(a_stopped_prefill_leaves_no_trace),

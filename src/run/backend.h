@@ -8,6 +8,7 @@
 #ifndef TMX_RUN_BACKEND_H
 #define TMX_RUN_BACKEND_H
 
+#include "ops/sample_rule.h"
 #include "run/chunk.h"
 
 typedef enum norm_step {           /* x -> normed, with the layer's weight */
@@ -63,6 +64,9 @@ struct backend {
 
     /* One token at s->n_past[seq], dense over the cache; arguments are checked. */
     tmx_status (*decode)(tmx_session *s, int32_t seq, int32_t token, float *logits, tmx_error *err);
+    /* The same, and what the rule makes of the logits, which stay where they are; -1: they are not all finite.  NULL: the host
+     * chooses from what decode gives. */
+    tmx_status (*decode_next)(tmx_session *s, int32_t seq, int32_t token, const sample_rule *rule, int32_t *next, tmx_error *err);
 };
 
 extern const backend backend_cpu, backend_cuda;

@@ -69,6 +69,8 @@ typedef struct device_buffers {
     int32_t *zero;                 /* [1] */
     void *decode_scratch;
     cuda_dynamic dynamic;
+    int32_t *next_token;           /* [1] */
+    void *sample_scratch;
 } device_buffers;
 
 typedef struct cuda_run {
@@ -149,6 +151,8 @@ static void lay_out(device_buffers *b, layout *at, const tmx_model_info *m, cons
     b->decode_scratch = layout_take(at, gpu_decode_attention_bytes(1, m->n_heads, m->n_kv_heads, m->head_dim, p->n_ctx));
     const tmx_gpu_attention_params attention = attention_params(m, p);
     cuda_dynamic_lay_out(&b->dynamic, at, &attention, m->n_layers, p, dynamic_kinds);
+    b->next_token = layout_take(at, sizeof(int32_t));
+    b->sample_scratch = layout_take(at, gpu_sample_bytes(m->n_vocab));
 }
 
 static kv_cache kv_sizes(const tmx_model_info *m, const tmx_session_params *p)
@@ -772,7 +776,7 @@ static void enqueue_decode(tmx_session *s)
     row_logits(s, b->row_x, b->logits);
 }
 
-static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logits, tmx_error *err)
+static void run_decode(tmx_session *s, int32_t seq, int32_t token)
 {
     cuda_run *r = run_of(s);
     r->decode_ints[0] = token;
@@ -780,7 +784,22 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
     r->decode_ints[2] = seq;
     gpu_upload(r->g, r->b.decode_ints, r->decode_ints, DECODE_INTS * sizeof *r->decode_ints);
     gpu_graph_run(r->g, r->decode);
+}
+
+static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logits, tmx_error *err)
+{
+    const cuda_run *r = run_of(s);
+    run_decode(s, seq, token);
     return gpu_download(r->g, logits, r->b.logits, (size_t)s->model->info.n_vocab * sizeof *logits, err);
+}
+
+/* The choice is enqueued while the graph runs, so that its launches cost nothing. */
+static tmx_status decode_next(tmx_session *s, int32_t seq, int32_t token, const sample_rule *rule, int32_t *next, tmx_error *err)
+{
+    const cuda_run *r = run_of(s);
+    run_decode(s, seq, token);
+    gpu_sample(r->g, r->b.logits, s->model->info.n_vocab, rule, r->b.next_token, r->b.sample_scratch);
+    return gpu_download(r->g, next, r->b.next_token, sizeof *next, err);
 }
 
 const backend backend_cuda = {
@@ -788,4 +807,5 @@ const backend backend_cuda = {
     .plan_memory = plan_memory, .create = create, .free = free_run, .fit_plan = fit_plan,
     .embed = embed, .norm = norm, .product = product, .place_heads = place_heads, .attend = attend, .gate = gate,
     .experts = experts, .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,
+    .decode_next = decode_next,
 };

@@ -1,20 +1,18 @@
-/* sample.c - logits -> the next token.  Order of the steps: repeat penalty, temperature, top-k, top-p, min-p, draw. */
+/* sample.c - logits -> the next token.  Order of the steps: repeat penalty, then those of ops/sample_rule.h. */
+#include "run/sample.h"
+
 #include "base/mem.h"
 #include "base/status.h"
-#include "tmx.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { DEFAULT_LAST_N = 64, MAX_LAST_N = 1 << 20 };
 
-typedef struct candidate { float logit; int32_t id; double p; } candidate;
-
 struct tmx_sampler {
     tmx_sampler_params params;
     int32_t n_vocab;
-    candidate *candidates;         /* [n_vocab] */
+    sample_candidate *candidates;         /* [n_vocab] */
     float *logits;                 /* [n_vocab] after the repeat penalty */
     int32_t *recent;               /* ring of the last repeat_last_n tokens */
     int32_t n_recent, next_recent;
@@ -86,7 +84,7 @@ static double draw_unit(tmx_sampler *s)
 static void penalise(tmx_sampler *s)
 {
     const float penalty = s->params.repeat_penalty;
-    if (penalty == 0 || penalty == 1) return;
+    if (sampler_is_plain(s)) return;
     for (int32_t i = 0; i < s->n_recent; i++) {
         const int32_t id = s->recent[i];
         bool is_done = false;
@@ -95,55 +93,21 @@ static void penalise(tmx_sampler *s)
     }
 }
 
-static int32_t arg_max(const float *x, int32_t n)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++) {
-        if (x[i] > x[best]) best = i;
-    }
-    return best;
-}
+int32_t sampler_n_vocab(const tmx_sampler *s) { return s->n_vocab; }
+float *sampler_logits(tmx_sampler *s) { return s->logits; }
+bool sampler_is_plain(const tmx_sampler *s) { return s->params.repeat_penalty == 0 || s->params.repeat_penalty == 1; }
 
-static int by_logit_then_id(const void *a, const void *b)
+sample_rule sampler_rule(tmx_sampler *s)
 {
-    const candidate *x = a, *y = b;
-    if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
-    return x->id < y->id ? -1 : 1;
+    const tmx_sampler_params *p = &s->params;
+    return (sample_rule){ .temperature = p->temperature, .top_k = p->top_k, .top_p = p->top_p, .min_p = p->min_p,
+                          .draw = p->temperature != 0 ? draw_unit(s) : 0 };
 }
 
 int32_t tmx_sampler_next(tmx_sampler *s, const float *logits)
 {
-    const tmx_sampler_params *p = &s->params;
-    memcpy(s->logits, logits, (size_t)s->n_vocab * sizeof *logits);
+    if (logits != s->logits) memcpy(s->logits, logits, (size_t)s->n_vocab * sizeof *logits);
     penalise(s);
-    if (p->temperature == 0) return arg_max(s->logits, s->n_vocab);
-
-    for (int32_t i = 0; i < s->n_vocab; i++) s->candidates[i] = (candidate){ .logit = s->logits[i], .id = i };
-    qsort(s->candidates, (size_t)s->n_vocab, sizeof *s->candidates, by_logit_then_id);
-    int32_t n = p->top_k > 0 && p->top_k < s->n_vocab ? p->top_k : s->n_vocab;
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        s->candidates[i].p = exp(((double)s->candidates[i].logit - (double)s->candidates[0].logit) / (double)p->temperature);
-        sum += s->candidates[i].p;
-    }
-    if (p->top_p > 0 && p->top_p < 1) {
-        double kept = 0;
-        int32_t i = 0;
-        while (i < n && kept < (double)p->top_p * sum) kept += s->candidates[i++].p;
-        n = i;
-        sum = kept;
-    }
-    if (p->min_p > 0) {
-        int32_t i = 1;
-        double kept = s->candidates[0].p;
-        while (i < n && s->candidates[i].p >= (double)p->min_p * s->candidates[0].p) kept += s->candidates[i++].p;
-        n = i;
-        sum = kept;
-    }
-    double left = draw_unit(s) * sum;
-    for (int32_t i = 0; i < n; i++) {
-        left -= s->candidates[i].p;
-        if (left < 0) return s->candidates[i].id;
-    }
-    return s->candidates[n - 1].id;
+    const sample_rule rule = sampler_rule(s);
+    return sample_choose(&rule, s->logits, s->n_vocab, s->candidates);
 }

@@ -140,6 +140,57 @@ static void decoding_goes_on(const tiny_model *tiny, const tmx_model *model, tmx
     tmx_session_free(session);
 }
 
+/* The device's choice is the host's from the same logits; what the device cannot do itself goes by the host. */
+static void next_tokens_are_the_hosts(const tmx_model *model, tmx_pool *pool)
+{
+    enum { N_FIRST = 20, N_MORE = 20 };
+    static const tmx_sampler_params rules[] = {
+        { .temperature = 0 },
+        { .temperature = 1, .seed = 1 },
+        { .temperature = 1, .seed = 2 },
+        { .temperature = 0.7f, .top_k = 40, .top_p = 0.9f, .seed = 3 },
+        { .temperature = 5, .min_p = 0.2f, .top_p = 0.7f, .seed = 4 },
+        { .temperature = 1, .repeat_penalty = 1.3f, .seed = 5 },
+    };
+    int32_t tokens[N_PROMPT], next = -1;
+    float logits[TINY_VOCAB];
+    tmx_error err = { 0 };
+    random_tokens(tokens, N_PROMPT, 5);
+    tmx_session *a = open_session(model, pool, NULL, &(tmx_session_params){ .n_ctx = N_PROMPT });
+    tmx_session *b = open_session(model, pool, NULL, &(tmx_session_params){ .n_ctx = N_PROMPT });
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        tmx_sampler *on_host = NULL, *on_device = NULL;
+        int n_same = 0, n_changes = 0;
+        int32_t token = tokens[N_FIRST];
+        if (tmx_sampler_create(&on_host, &rules[i], TINY_VOCAB, &err) != TMX_OK
+            || tmx_sampler_create(&on_device, &rules[i], TINY_VOCAB, &err) != TMX_OK) check(false, "sampler: %s", err.text);
+        tmx_session_reset(a);
+        tmx_session_reset(b);
+        prefill(a, tokens, N_FIRST, 0, NULL);
+        prefill(b, tokens, N_FIRST, 0, NULL);
+        for (int k = 0; k < N_MORE; k++) {
+            tmx_sampler_accept(on_host, token);
+            tmx_sampler_accept(on_device, token);
+            if (tmx_decode(a, 0, token, logits, &err) != TMX_OK) check(false, "decode: %s", err.text);
+            if (tmx_decode_next(b, 0, token, on_device, &next, &err) != TMX_OK) check(false, "decode, next: %s", err.text);
+            const int32_t expected = tmx_sampler_next(on_host, logits);
+            n_same += next == expected;
+            n_changes += expected != token;
+            token = expected;
+        }
+        check(n_same == N_MORE && n_changes > 0, "sampler %zu: %d of %d tokens chosen on the device are the host's", i, n_same, N_MORE);
+        check(tmx_session_n_past(b, 0) == N_FIRST + N_MORE, "and all are in the cache");
+        tmx_sampler_free(on_host);
+        tmx_sampler_free(on_device);
+    }
+    tmx_sampler *small = NULL;
+    if (tmx_sampler_create(&small, NULL, TINY_VOCAB - 1, &err) != TMX_OK) check(false, "sampler: %s", err.text);
+    check(tmx_decode_next(b, 0, 1, small, &next, &err) == TMX_E_ARG, "a sampler of another vocabulary: %s", err.text);
+    tmx_sampler_free(small);
+    tmx_session_free(a);
+    tmx_session_free(b);
+}
+
 static bool stop_after(void *ctx, const tmx_progress *p)
 {
     int *n_left = ctx;
@@ -277,6 +328,7 @@ static bool check_tiny(tmx_pool *pool)
         chunks_change_nothing(model, pool);
         a_batch_is_its_prompts(model, pool);
         decoding_goes_on(&tiny, model, pool);
+        next_tokens_are_the_hosts(model, pool);
         a_stopped_prefill_leaves_no_trace(model, pool);
         a_plan_may_grow(model, pool);
         dynamic_layers_are_the_cpus(&tiny, model, pool);

@@ -971,30 +971,47 @@ static void check_decode(const geometry *s, const int32_t *positions, int32_t n_
     device_free(&d_positions), device_free(&d_seqs), device_free(&out), device_free(&scratch);
 }
 
-static void check_argmax(int32_t n)
+/* A random rule; draws in the middle, so that sums in another order choose the same. */
+static sample_rule random_rule(bool is_greedy)
 {
-    values x = random_values((size_t)n, TMX_TYPE_F32, 1.0f);
-    device_buffer token = device_alloc(4);
+    sample_rule rule = { .temperature = 0, .draw = (random_in(0, 1 << 20) + 0.5) / (1 << 20) };
+    if (is_greedy) return rule;
+    static const float temperatures[] = { 0.05f, 0.7f, 1, 3, 100 };
+    rule.temperature = temperatures[random_in(0, COUNT(temperatures))];
+    if (random_in(0, 2) == 0) rule.top_k = random_in(1, 3000);
+    if (random_in(0, 2) == 0) rule.top_p = (float)random_in(1, 1000) * 1e-3f;
+    if (random_in(0, 3) == 0) rule.min_p = (float)random_in(1, 1000) * 1e-3f;
+    return rule;
+}
+
+static void check_sample(int32_t n)
+{
+    values x = random_values((size_t)n, TMX_TYPE_F32, 3.0f);
+    const size_t n_scratch = gpu_sample_bytes(n);
+    sample_candidate *candidates = host_alloc((size_t)n * sizeof *candidates);
+    device_buffer token = device_alloc(4), scratch = device_alloc(n_scratch);
     for (int way = 0; way < 5; way++) {
-        int32_t expected = 0;
         for (int32_t i = 0; i < n; i++) {
-            if (way == 1 && random_in(0, 3) == 0) x.x[i] = 7.0f;               /* ties */
-            if (way == 2 && random_in(0, 2) == 0) x.x[i] = NAN;
-            if (way == 3) x.x[i] = NAN;
-            if (way == 4) x.x[i] = -INFINITY;
+            if (way == 1 && random_in(0, 3) == 0) x.x[i] = random_in(0, 2) == 0 ? 7.0f : -7.0f;        /* ties */
+            if (way == 2) x.x[i] = i % 2 == 0 ? 0.0f : -0.0f;
         }
-        float best = -INFINITY;
-        for (int32_t i = 0; i < n; i++) {
-            if (x.x[i] > best) best = x.x[i], expected = i;
-        }
+        static const float strange[] = { NAN, INFINITY, -INFINITY };
+        if (way > 2) x.x[random_in(0, n)] = strange[random_in(0, 3)];
         device_buffer logits = device_copy(x.x, (size_t)n * 4);
-        gpu_argmax(g, logits.data, n, token.data);
-        int32_t *got = download(&token);
-        report(*got == expected, "argmax", "differs", n, way, *got);
-        free(got);
+        for (int k = 0; k < 12; k++) {
+            const sample_rule rule = random_rule(k < 2);
+            const int32_t expected = way > 2 ? -1 : sample_choose(&rule, x.x, n, candidates);
+            gpu_sample(g, logits.data, n, &rule, token.data, scratch.data);
+            int32_t *got = download(&token);
+            report(*got == expected, "sample", k < 2 ? "greedy" : "drawn", n, way, *got);
+            free(got);
+        }
         device_free(&logits);
+        if (way > 2) values_free(&x), x = random_values((size_t)n, TMX_TYPE_F32, 3.0f);
     }
     device_free(&token);
+    device_free(&scratch);
+    free(candidates);
     values_free(&x);
 }
 
@@ -1103,8 +1120,8 @@ static void check_decodes(void)
     }
     static const int32_t deep[] = { 20000 };
     if (!is_small) check_decode(&geometries[0], deep, 1, 0);
-    for (int32_t n = 1; n < 200000; n = n * 7 + 3) check_argmax(n);
-    check_argmax(128256);
+    for (int32_t n = 1; n < 200000; n = n * 7 + 3) check_sample(n);
+    check_sample(128256);
 }
 
 int main(int argc, char **argv)

@@ -104,7 +104,9 @@ static void run_copy(const timed *t)
 static void run_rmsnorm(const timed *t) { gpu_rmsnorm(g, t->in, t->scratch, 1e-5f, t->n_rows, t->n, t->out, TMX_TYPE_BF16); }
 static void run_swiglu(const timed *t) { gpu_swiglu(g, t->in, t->n_rows, t->n, t->out, t->type); }
 static void run_place(const timed *t) { gpu_place_heads(g, &t->place, t->in, TMX_TYPE_BF16, t->out); }
-static void run_argmax(const timed *t) { gpu_argmax(g, t->in, t->n, t->out); }
+static void run_greedy(const timed *t) { gpu_sample(g, t->in, t->n, &(sample_rule){ 0 }, t->out, t->scratch); }
+static void run_top_k(const timed *t) { gpu_sample(g, t->in, t->n, &(sample_rule){ .temperature = 1, .top_k = 40, .draw = 0.5 }, t->out, t->scratch); }
+static void run_sampled(const timed *t) { gpu_sample(g, t->in, t->n, &(sample_rule){ .temperature = 1, .top_p = 0.9f, .draw = 0.5 }, t->out, t->scratch); }
 static void run_embed(const timed *t) { gpu_embed(g, t->scratch, t->in, t->n_rows, t->n, 1.0f, t->out); }
 
 /* A layer of 8B for one row, as decoding runs it. */
@@ -216,7 +218,10 @@ void time_all(void)
     t.n_rows = 1, t.type = TMX_TYPE_F32;
     print_rate("swiglu f32", 1, FF, (size_t)12 * FF, run_swiglu, &t);
     t.n = VOCAB;
-    print_rate("argmax", 1, VOCAB, (size_t)4 * VOCAB, run_argmax, &t);
+    print_rate("greedy choice", 1, VOCAB, (size_t)4 * VOCAB, run_greedy, &t);
+    t.scratch = big_alloc(gpu_sample_bytes(VOCAB));
+    print_rate("sample, top-k 40", 1, VOCAB, (size_t)4 * VOCAB, run_top_k, &t);
+    print_rate("sample, top-p 0.9", 1, VOCAB, (size_t)4 * VOCAB, run_sampled, &t);
 
     int32_t *numbers = host_alloc(ROWS * sizeof *numbers);
     float freq[DIM / 2];

@@ -247,6 +247,7 @@ FUNCTIONS = {
     "tmx_sampler_free": (None, [c_void_p]),
     "tmx_sampler_accept": (None, [c_void_p, c_int32]),
     "tmx_sampler_next": (c_int32, [c_void_p, POINTER(c_float)]),
+    "tmx_decode_next": (c_enum, [c_void_p, c_int32, c_int32, c_void_p, POINTER(c_int32), _err]),
     "tmx_logits_compare": (None, [POINTER(c_float), POINTER(c_float), c_int32, POINTER(tmx_agreement)]),
     "tmx_attention": (c_enum, [POINTER(tmx_attention_params), c_void_p, _err]),
 }

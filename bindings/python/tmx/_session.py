@@ -126,6 +126,12 @@ class Session(Object):
         self._run(lib.tmx_decode, int32(seq, "seq"), int32(token, "token"), _floats(logits))
         return logits
 
+    def decode_next(self, token: int, sampler: Sampler, seq: int = 0) -> int:
+        """sampler.next(decode(token, seq)); on a GPU the logits stay there, unless the sampler has a repeat penalty."""
+        chosen = c_int32()
+        self._run(lib.tmx_decode_next, int32(seq, "seq"), int32(token, "token"), sampler._open().pointer, byref(chosen))
+        return chosen.value
+
     def generate(self, prompt, n_tokens: int, *, sampler: Optional[Sampler] = None, seq: int = 0) -> Iterator[int]:
         """Prefills a prompt [n] and yields up to n_tokens ids, until the model ends its answer (that token is not yielded).
 
@@ -141,13 +147,11 @@ class Session(Object):
                 sampler.accept(token)
         logits = self.prefill([ids], [seq])[0]
         for i in range(n_tokens):
-            token = sampler.next(logits)
+            token = sampler.next(logits) if i == 0 else self.decode_next(token, sampler, seq)
             if lib.tmx_token_is_end(self._model_handle.pointer, token):
                 return
             sampler.accept(token)
             yield token
-            if i + 1 < n_tokens:
-                logits = self.decode(token, seq)
 
     def n_past(self, seq: int = 0) -> int:
         """Tokens the sequence holds."""

@@ -76,7 +76,7 @@ static tmx_status open_device(gpu *g, tmx_error *err)
     }
     GPU_TRY_STATUS(cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), err);
     for (int i = 0; i < 2; i++) GPU_TRY_STATUS(cudaEventCreateWithFlags(&g->staged[i], cudaEventDisableTiming), err);
-    GPU_TRY_STATUS(cudaMalloc((void **)&g->best, ARGMAX_BLOCKS * sizeof *g->best), err);
+    GPU_TRY_STATUS(cudaMalloc((void **)&g->best, BEST_BLOCKS * sizeof *g->best), err);
     return gpu_lt_open(g, err);
 }
 

@@ -13,7 +13,7 @@ extern "C" {
 #include "ops/cuda/ops_cuda.h"
 }
 
-enum { STAGING_BYTES = 16 << 20, ARGMAX_BLOCKS = 128 };
+enum { STAGING_BYTES = 16 << 20, BEST_BLOCKS = 128 };
 
 struct gpu_lt;                     /* the product library, gpu_product.cu */
 
@@ -26,7 +26,7 @@ struct gpu {
     gpu_lt *lt;
     char *staging[2];              /* pinned, STAGING_BYTES each; taken by the first fill */
     cudaEvent_t staged[2];         /* the upload out of it is done */
-    float2 *best;                  /* device, [ARGMAX_BLOCKS]: value and bits of the index */
+    float2 *best;                  /* device, [BEST_BLOCKS]: of a greedy choice, and small results of tuning */
 };
 
 /* False once something has failed; otherwise makes the device current. */

@@ -15,6 +15,7 @@
 #include "base/pool.h"
 #include "ops/matmul.h"
 #include "ops/rows.h"
+#include "ops/sample_rule.h"
 #include "tmx.h"
 
 #ifdef __cplusplus
@@ -172,8 +173,11 @@ void gpu_add_experts(gpu *g, const gpu_choice *chosen, const int32_t *places, in
  * anything else is kept as TMX_E_UNSUPPORTED. */
 size_t gpu_decode_attention_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t n_ctx);
 void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, int32_t n_window, const void *q, float *out, void *scratch);
-/* *token = arg-max of logits [n]; ties: lowest index; NaN never wins, and 0 if nothing does. */
-void gpu_argmax(gpu *g, const float *logits, int32_t n, int32_t *token);
+/* *token (device) = what sample_choose makes of logits [n], which it leaves as they are; -1 if one is NaN or infinite.  Sums in f64, in
+ * another order than the host's but always the same: a token can differ only where the draw falls within 1e-10 of the sum of a
+ * border.  scratch: gpu_sample_bytes(n), 256-byte aligned. */
+size_t gpu_sample_bytes(int32_t n);
+void gpu_sample(gpu *g, const float *logits, int32_t n, const sample_rule *rule, int32_t *token, void *scratch);
 
 #ifdef __cplusplus
 }

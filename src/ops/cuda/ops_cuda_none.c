@@ -197,4 +197,9 @@ void gpu_decode_attention(gpu *g, const gpu_place *place, float scale, int32_t n
     (void)g, (void)place, (void)scale, (void)n_window, (void)q, (void)out, (void)scratch;
 }
 
-void gpu_argmax(gpu *g, const float *logits, int32_t n, int32_t *token) { (void)g, (void)logits, (void)n, (void)token; }
+size_t gpu_sample_bytes(int32_t n) { (void)n; return 0; }
+
+void gpu_sample(gpu *g, const float *logits, int32_t n, const sample_rule *rule, int32_t *token, void *scratch)
+{
+    (void)g, (void)logits, (void)n, (void)rule, (void)token, (void)scratch;
+}
