@@ -7,7 +7,6 @@
 #define TINY_WIDTHS TINY_EMBD = 128, TINY_HEADS = 6, TINY_KV_HEADS = 2, TINY_HEAD_DIM = CHECK_HEAD_DIM, TINY_FF = 192
 #define TINY_SPREAD 0.16f
 #include "gpu/gpu_model.h"
-#include "tiny_model.h"
 
 enum { N_PROMPT = 203, N_SEQS = 4 };
 
@@ -19,11 +18,6 @@ static const double MOST_KL = 2e-3, CLEAR_MARGIN = 0.5;
 
 static const char *const plan_specs[] = { "dense", "triangle", "triangle:0", "streaming" };
 enum { N_PLANS = sizeof plan_specs / sizeof plan_specs[0] };
-
-static void random_tokens(int32_t *tokens, int32_t n, uint64_t seed)
-{
-    for (int32_t i = 0; i < n; i++) tokens[i] = (int32_t)(tiny_random(&seed) % TINY_VOCAB);
-}
 
 /* ---------------------------------------------------------------- the tiny model */
 
@@ -189,12 +183,6 @@ static void next_tokens_are_the_hosts(const tmx_model *model, tmx_pool *pool)
     tmx_sampler_free(small);
     tmx_session_free(a);
     tmx_session_free(b);
-}
-
-static bool stop_after(void *ctx, const tmx_progress *p)
-{
-    int *n_left = ctx;
-    return p->n_done > 0 && p->n_done <= p->n_total && (*n_left)-- > 0;
 }
 
 static void a_stopped_prefill_leaves_no_trace(const tmx_model *model, tmx_pool *pool)

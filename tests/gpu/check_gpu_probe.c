@@ -500,11 +500,6 @@ static bool probe_run(tmx_probe *probe, const int32_t *tokens, int32_t n, int32_
     return tmx_probe_run(probe, tokens, n, target, layers, result, &err) == TMX_OK || check(false, "probe of %d tokens: %s", n, err.text);
 }
 
-static void random_tokens(int32_t *tokens, int32_t n, uint64_t state)
-{
-    for (int32_t i = 0; i < n; i++) tokens[i] = (int32_t)(tiny_random(&state) % TINY_VOCAB);
-}
-
 static void sums_match_the_twin(const tiny_model *tiny, const tmx_model *model, tmx_pool *pool)
 {
     static const int32_t lengths[] = { 1, 2, 17, 64, 65, N_PROMPT };
@@ -545,12 +540,6 @@ static void bits_never_move(const tmx_model *model, tmx_pool *pool)
         }
         tmx_probe_free(probe);
     }
-}
-
-static bool stop_after(void *ctx, const tmx_progress *at)
-{
-    int *n_left = ctx;
-    return at->n_done > 0 && at->n_done <= at->n_total && (*n_left)-- > 0;
 }
 
 static void a_stopped_run_leaves_no_trace(const tmx_model *model, tmx_pool *pool)

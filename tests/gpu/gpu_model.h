@@ -1,7 +1,9 @@
-/* gpu_model.h - what the checks of whole models on a GPU share: counting, sessions, logits, ids of a text. */
+/* gpu_model.h - what the checks of whole models on a GPU share: counting, sessions, logits, tokens, ids of a text.  Behind the
+ * definitions that tiny_model.h asks for. */
 #ifndef TMX_TESTS_GPU_MODEL_H
 #define TMX_TESTS_GPU_MODEL_H
 
+#include "tiny_model.h"
 #include "tmx.h"
 
 #include <math.h>
@@ -24,6 +26,18 @@ static inline bool check(bool is_right, const char *format, ...)
     putchar('\n');
     fflush(stdout);
     return is_right;
+}
+
+static inline void random_tokens(int32_t *tokens, int32_t n, uint64_t seed)
+{
+    for (int32_t i = 0; i < n; i++) tokens[i] = (int32_t)(tiny_random(&seed) % TINY_VOCAB);
+}
+
+/* A progress callback: false after *ctx steps. */
+static inline bool stop_after(void *ctx, const tmx_progress *p)
+{
+    int *n_left = ctx;
+    return p->n_done > 0 && p->n_done <= p->n_total && (*n_left)-- > 0;
 }
 
 static inline tmx_plan *make_plan(const tmx_model *model, const char *spec, int32_t n_sink, int32_t n_window, int32_t n_last)
