@@ -151,6 +151,7 @@ static s2o_result run(data *d, tmx_isa isa, tmx_pool *pool, const s2o *method, s
 typedef struct reference {
     const data *d;
     const s2o *method;
+    double *q, *k, *v;             /* as d->q, d->k, d->v: read once, since a pair costs three rows */
     double *out;                   /* as d->out */
     int64_t n_pairs;
     double margin;                 /* how near the nearest vote was to tau, relative */
@@ -179,13 +180,12 @@ typedef struct row_state { double sum, o[128]; } row_state;
 static double see_key(const reference *r, int32_t head, int32_t q, int32_t k, row_state *row)
 {
     const data *d = r->d;
+    const double *q_row = r->q + q_at(d, q, head), *k_row = r->k + k_at(d, k, head), *v_row = r->v + k_at(d, k, head);
     double s = 0;
-    for (int32_t c = 0; c < d->s.head_dim; c++) {
-        s += (double)get(d->q, d->s.type, q_at(d, q, head) + (size_t)c) * (double)get(d->k, d->s.type, k_at(d, k, head) + (size_t)c);
-    }
+    for (int32_t c = 0; c < d->s.head_dim; c++) s += q_row[c] * k_row[c];
     const double weight = exp(s / sqrt((double)d->s.head_dim));
     row->sum += weight;
-    for (int32_t c = 0; c < d->s.head_dim; c++) row->o[c] += weight * (double)get(d->v, d->s.type, k_at(d, k, head) + (size_t)c);
+    for (int32_t c = 0; c < d->s.head_dim; c++) row->o[c] += weight * v_row[c];
     return weight;
 }
 
@@ -248,13 +248,28 @@ static void segment_f64(reference *r, int32_t head, int32_t a, int32_t b)
     free(rows);
 }
 
+static double *in_f64(const void *x, tmx_type type, size_t n)
+{
+    double *y = malloc(n * sizeof *y);
+    assert_non_null(y);
+    for (size_t i = 0; i < n; i++) y[i] = (double)get(x, type, i);
+    return y;
+}
+
 static reference reference_of(const data *d, const s2o *method)
 {
     reference r = { .d = d, .method = method, .out = calloc(n_out(d), sizeof *r.out), .margin = INFINITY };
+    const size_t n_kv = (size_t)d->n * (size_t)d->s.n_kv_heads * (size_t)d->s.head_dim;
     assert_non_null(r.out);
+    r.q = in_f64(d->q, d->s.type, n_out(d));
+    r.k = in_f64(d->k, d->s.type, n_kv);
+    r.v = in_f64(d->v, d->s.type, n_kv);
     for (int32_t head = 0; head < d->s.n_heads; head++) {
         for (int32_t a = d->s.q_begin; a < d->n; a += method->segment) segment_f64(&r, head, a, min_i32(d->n, a + method->segment));
     }
+    free(r.q);
+    free(r.k);
+    free(r.v);
     return r;
 }
 
@@ -284,8 +299,8 @@ static void it_is_the_definition(void **state)
 {
     (void)state;
     static const shape shapes[] = {
-        { 0, 640, 2, 1, 64, 0 }, { 0, 641, 3, 1, 40, 0 }, { 384, 259, 4, 2, 33, 0 }, { 0, 770, 1, 1, 16, 0 }, { 512, 128, 6, 2, 24, 0 },
-        { 256, 1, 2, 1, 8, 0 }, { 0, 200, 2, 1, 32, 0 }, { 768, 127, 2, 2, 64, 0 },
+        { 0, 512, 2, 1, 16, 0 }, { 0, 385, 3, 1, 20, 0 }, { 384, 131, 2, 1, 33, 0 }, { 0, 642, 1, 1, 8, 0 }, { 512, 128, 4, 2, 9, 0 },
+        { 256, 1, 2, 1, 8, 0 }, { 0, 200, 2, 1, 32, 0 }, { 512, 31, 2, 2, 64, 0 },
     };
     static const s2o methods[] = {
         { .segment = 128, .tau = 0.1, .sink = 64, .min_tiles = 2, .guide = 1 },
@@ -339,7 +354,7 @@ static void tau_0_is_dense(void **state)
     (void)state;
     const s2o method = { .segment = 256, .tau = 0, .sink = 64, .min_tiles = 2, .guide = 1 };
     for (int i = 0; i < 6; i++) {
-        data *d = data_make((shape){ i % 2 * 512, 270 + 21 * i, 2, 1, i % 3 == 0 ? 64 : 20, i % 2 ? TMX_TYPE_BF16 : TMX_TYPE_F32 });
+        data *d = data_make((shape){ i % 2 * 256, 190 + 21 * i, 2, 1, i % 3 == 0 ? 64 : 20, i % 2 ? TMX_TYPE_BF16 : TMX_TYPE_F32 });
         sharpen(d, 4);
         double *out = malloc(n_out(d) * sizeof *out);
         assert_non_null(out);
@@ -362,7 +377,7 @@ static void chunks_and_threads_move_no_bit(void **state)
     tmx_pool *pool;
     assert_int_equal(tmx_pool_create(&pool, 3, NULL), TMX_OK);
     for (int i = 0; i < 4; i++) {
-        data *d = data_make((shape){ 0, 700 + i, 6, 2, i % 2 ? 64 : 24, i < 2 ? TMX_TYPE_F32 : TMX_TYPE_BF16 });
+        data *d = data_make((shape){ 0, 530 + i, 4, 2, i % 2 ? 64 : 24, i < 2 ? TMX_TYPE_F32 : TMX_TYPE_BF16 });
         const size_t row_bytes = n_out_bytes(d) / (size_t)d->s.n_q;
         void *whole = malloc(n_out_bytes(d));
         s2o method = { .segment = 128, .tau = 0.1, .sink = 64, .min_tiles = 1, .guide = 1 };
@@ -390,7 +405,7 @@ static void chunks_and_threads_move_no_bit(void **state)
         assert_int_equal(in_chunks, n_pairs);
         assert_memory_equal(d->out, whole, n_out_bytes(d));
         int64_t before = INT64_MAX;
-        for (method.tau = 0; method.tau <= 1; method.tau += 0.125) {
+        for (method.tau = 0; method.tau <= 1; method.tau += 0.25) {
             const int64_t here = run(d, TMX_ISA_AUTO, pool, &method, NULL).n_pairs;
             assert_true(here <= before);
             before = here;
@@ -422,7 +437,7 @@ static void look_for(s2o_watch *watch, const s2o_visit *visit)
 static void scattered_lines_are_found(void **state)
 {
     (void)state;
-    enum { N = 1024, DIM = 32, STEP = 128, OFFSET = 77 };
+    enum { N = 768, DIM = 32, STEP = 128, OFFSET = 77 };
     data *d = data_make((shape){ 0, N, 2, 1, DIM, TMX_TYPE_F32 });
     float *q = d->q, *k = d->k;
     for (size_t i = 0; i < (size_t)(N * DIM); i++) k[i] *= 0.1f;
