@@ -135,8 +135,17 @@ def load_xattention(path):
     sys.path.insert(0, path)
     from xattn.src.Xattention import xattn_estimate
     properties = torch.cuda.get_device_properties
+
+    class Named100:                            # the rest of it as it is: Triton asks as well
+        name = "H100"
+
+        def __init__(self, device):
+            self.device = device
+
+        def __getattr__(self, key):
+            return getattr(properties(self.device), key)
     if "100" not in properties(0).name:
-        torch.cuda.get_device_properties = lambda device=0: types.SimpleNamespace(name="H100")
+        torch.cuda.get_device_properties = lambda device=0: Named100(device)
 
     def chunk(n):                              # of Xattention_prefill
         p2 = 1 << (n - 1).bit_length()
