@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "gguf/blocks.h"
 #include "ops/cuda/ops_cuda.h"
+#include "unsanitized.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -84,7 +85,22 @@ static float get(const void *x, size_t i, tmx_type type)
     return type == TMX_TYPE_BF16 ? bf16_to_f32(((const tmx_bf16 *)x)[i]) : ((const float *)x)[i];
 }
 
-/* Eight sums side by side, which the compiler turns into vectors; n_in is a multiple of 8 (cuda_model_check). */
+/* Eight sums side by side, which the compiler turns into vectors; n is a multiple of 8 (cuda_model_check). */
+UNSANITIZED static float dot(const float *x, const tmx_bf16 *w, int32_t n)
+{
+    float sums[8] = { 0 }, sum = 0;
+    for (int32_t i = 0; i < n; i += 8) {
+        for (int32_t k = 0; k < 8; k++) {
+            const uint32_t bits = (uint32_t)w[i + k] << 16;    /* bf16_to_f32, which a sanitized build does not inline here */
+            float wide;
+            memcpy(&wide, &bits, sizeof wide);
+            sums[k] += x[i + k] * wide;
+        }
+    }
+    for (int32_t k = 0; k < 8; k++) sum += sums[k];
+    return sum;
+}
+
 static void do_product(const call *c)
 {
     const tmx_type x_type = c->kind == CALL_PRODUCT ? TMX_TYPE_BF16 : TMX_TYPE_F32;
@@ -93,12 +109,7 @@ static void do_product(const call *c)
     for (int32_t r = 0; r < c->n_rows; r++) {
         for (int32_t i = 0; i < c->n_in; i++) x[i] = get(c->from, (size_t)r * c->x_stride + (size_t)i, x_type);
         for (int32_t o = 0; o < c->n_out; o++) {
-            const tmx_bf16 *w = (const tmx_bf16 *)c->other + (size_t)o * (size_t)c->n_in;
-            float sums[8] = { 0 }, sum = 0;
-            for (int32_t i = 0; i < c->n_in; i += 8) {
-                for (int32_t k = 0; k < 8; k++) sums[k] += x[i + k] * bf16_to_f32(w[i + k]);
-            }
-            for (int32_t k = 0; k < 8; k++) sum += sums[k];
+            const float sum = dot(x, (const tmx_bf16 *)c->other + (size_t)o * (size_t)c->n_in, c->n_in);
             const size_t at = (size_t)r * c->y_stride + (size_t)o;
             if (c->type == TMX_TYPE_BF16) ((tmx_bf16 *)c->to)[at] = bf16_from_f32(sum);
             else ((float *)c->to)[at] = sum + (c->is_added ? ((float *)c->to)[at] : 0);

@@ -5,6 +5,7 @@
 
 #include "pattern/pattern.h"
 #include "tiny_family.h"
+#include "unsanitized.h"
 
 enum { TF_MAX_HEADS_WIDTH = 1024 };
 
@@ -29,7 +30,7 @@ static inline bool tf_is_windowed(const tf_spec *s, int layer)
     return s->n_window > 0 && (s->window_period == 0 || (layer + 1) % s->window_period != 0);
 }
 
-static inline void tf_matrix(const float *w, int n_out, int n_in, const double *x, double *y)
+UNSANITIZED static inline void tf_matrix(const float *w, int n_out, int n_in, const double *x, double *y)
 {
     for (int o = 0; o < n_out; o++) {
         y[o] = 0;
@@ -113,7 +114,7 @@ static inline bool tf_sees(const tf_f64 *f, int layer, int i, int j)
     return f->patterns == NULL ? j <= i : pattern_is_visible(&f->patterns[layer], f->n, i, j);
 }
 
-static inline void tf_attend(const tf_f64 *f, int layer, int i, const double *q, const double *k, const double *v, double *out)
+UNSANITIZED static inline void tf_attend(const tf_f64 *f, int layer, int i, const double *q, const double *k, const double *v, double *out)
 {
     const tf_spec *s = f->m->spec;
     const int d = s->head_dim, n_kv = s->n_kv_heads * d;

@@ -7,6 +7,7 @@
 #include "pattern/pattern.h"
 #include "tiny_vocab.h"
 #include "tmx.h"
+#include "unsanitized.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -145,7 +146,7 @@ static inline void tiny_model_free(tiny_model *m)
 
 /* ---- the forward pass in f64, one position after another, straight from the definitions */
 
-static inline void tiny_product(const float *w, int n_out, int n_in, const double *x, double *y)
+UNSANITIZED static inline void tiny_product(const float *w, int n_out, int n_in, const double *x, double *y)
 {
     for (int o = 0; o < n_out; o++) {
         y[o] = 0;
@@ -176,7 +177,7 @@ static inline void tiny_rope(const tiny_model *m, double *heads, int n_heads, in
 }
 
 /* logits [TINY_VOCAB] after the last of n tokens; patterns [TINY_LAYERS]. */
-static inline void tiny_forward_f64(const tiny_model *m, const int32_t *tokens, int n, const tmx_pattern *patterns, double *logits)
+UNSANITIZED static inline void tiny_forward_f64(const tiny_model *m, const int32_t *tokens, int n, const tmx_pattern *patterns, double *logits)
 {
     enum { N_Q = TINY_HEADS * TINY_HEAD_DIM, N_KV = TINY_KV_HEADS * TINY_HEAD_DIM };
     double (*x)[TINY_EMBD] = calloc((size_t)n, sizeof *x), (*q)[N_Q] = calloc((size_t)n, sizeof *q);
@@ -205,10 +206,10 @@ static inline void tiny_forward_f64(const tiny_model *m, const int32_t *tokens, 
                     for (int d = 0; d < TINY_HEAD_DIM; d++) p[j] += q[i][h * TINY_HEAD_DIM + d] * k[j][at + d] / sqrt(TINY_HEAD_DIM);
                     top = fmax(top, p[j]);
                 }
-                for (int j = 0; j <= i; j++) sum += exp(p[j] - top);
+                for (int j = 0; j <= i; j++) sum += p[j] = exp(p[j] - top);
                 for (int d = 0; d < TINY_HEAD_DIM; d++) {
                     double o = 0;
-                    for (int j = 0; j <= i; j++) o += exp(p[j] - top) / sum * v[j][at + d];
+                    for (int j = 0; j <= i; j++) o += p[j] / sum * v[j][at + d];
                     heads[h * TINY_HEAD_DIM + d] = o;
                 }
             }
