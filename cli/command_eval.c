@@ -68,13 +68,13 @@ static int parse_values(const char *option, const char *text, int64_t min, int64
 static int add_plan(evaluation *e, const char *spec, int32_t n_sink, int32_t n_window, int32_t n_last)
 {
     const int32_t i = e->params.n_plans;
-    tmx_error err;
+    const plan_choice choice = { .spec = spec, .n_sink = n_sink, .n_window = n_window, .n_last = n_last };
     if (i == EVAL_MAX_PLANS) return complain(EXIT_USAGE, "more than %d plans", EVAL_MAX_PLANS);
-    if (tmx_plan_parse(&e->plans[i], spec, tmx_model_info_get(e->model), &err) != TMX_OK) return complain_error(&err);
+    const int code = plan_choose(&choice, tmx_model_info_get(e->model), &e->plans[i]);
+    if (code != 0) return code;
     plan_label(e->labels[i], spec, e->labels, i);
     e->columns[i] = (eval_plan){ .label = e->labels[i], .plan = e->plans[i] };
     e->params.n_plans++;
-    if (tmx_plan_set_sizes(e->plans[i], n_sink, n_window, n_last, &err) != TMX_OK) return complain_error(&err);
     return 0;
 }
 
@@ -131,12 +131,9 @@ static int make_sweep(evaluation *e)
     if (code != 0) return code;
 
     tmx_plan *base;
-    tmx_error err;
-    if (tmx_plan_parse(&base, o->plans.items[0], tmx_model_info_get(e->model), &err) != TMX_OK) return complain_error(&err);
-    if (tmx_plan_set_sizes(base, o->n_sink, o->n_window, o->n_last, &err) != TMX_OK) {
-        tmx_plan_free(base);
-        return complain_error(&err);
-    }
+    const plan_choice choice = { .spec = o->plans.items[0], .n_sink = o->n_sink, .n_window = o->n_window, .n_last = o->n_last };
+    code = plan_choose(&choice, tmx_model_info_get(e->model), &base);
+    if (code != 0) return code;
     const tmx_pattern *p = last_pattern(base);
     if (p == NULL) code = complain(EXIT_USAGE, "option --sweep: the plan is dense in every layer");
     else if (tmx_pattern_is_dynamic(p->kind)) code = complain(EXIT_USAGE, "option --sweep: %s has none of these sizes", tmx_pattern_name(p->kind));

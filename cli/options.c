@@ -272,8 +272,8 @@ enum { HELP_WIDTH = 88, HELP_INDENT = 30 };
 static const struct { const char *code, *meaning; } exit_codes[] = {
     { "0", "success" },
     { "1", "wrong usage; the message names the option, its value and its range" },
-    { "2", "bad input: a file cannot be read or written, breaks its format or is not supported; the prompt does not "
-           "fit" },
+    { "2", "bad input: a file cannot be read or written, breaks its format or is not supported; a plan says what cannot "
+           "be; the prompt does not fit" },
     { "3", "out of memory, or a device failed" },
     { "130", "stopped by Ctrl-C" },
     { "141", "whoever read standard output has gone (nothing is printed about it)" },

@@ -7,7 +7,9 @@ int plan_choose(const plan_choice *choice, const tmx_model_info *info, tmx_plan 
     tmx_error err;
     tmx_plan *p;
     const char *spec = choice->spec != NULL ? choice->spec : "dense";
-    if (tmx_plan_parse(&p, spec, info, &err) != TMX_OK) return complain_error(&err);
+    if (tmx_plan_parse(&p, spec, info, &err) != TMX_OK) {
+        return err.code == TMX_E_ARG ? complain(EXIT_INPUT, "%s", err.text) : complain_error(&err);
+    }
     if (tmx_plan_set_sizes(p, choice->n_sink, choice->n_window, choice->n_last, &err) != TMX_OK) {
         tmx_plan_free(p);
         return complain_error(&err);

@@ -1,4 +1,7 @@
-/* plan_choice.h - --plan, --sink, --window, --last -> a plan; and a plan as JSON and as a title. */
+/* plan_choice.h - --plan, --sink, --window, --last -> a plan; and a plan as JSON and as a title.
+ *
+ * The one rule for all commands: a plan is input, as a model file is.  What a spec, a preset's name or a plan file says and cannot be is
+ * EXIT_INPUT; EXIT_USAGE is for options that do not exist, lack a value, or do not go together. */
 #ifndef TMX_CLI_PLAN_CHOICE_H
 #define TMX_CLI_PLAN_CHOICE_H
 

@@ -42,18 +42,18 @@ static tmx_status parse_mark(spec_cursor *c, char mark, tmx_error *err)
 }
 
 /* digits ["." digits], at most 15 of them: both parts are exact in a double, so the quotient is the nearest one. */
-static tmx_status parse_number(spec_cursor *c, double *number, tmx_error *err)
+static tmx_status parse_number(spec_cursor *c, const char *name, double *number, tmx_error *err)
 {
     double value = 0, power = 1;
     int n_digits = 0;
     const char *at = c->at;
-    if (!is_digit(*at)) return refuse_spec(c, err, "expected a number such as 8 or 0.95");
+    if (!is_digit(*at)) return refuse_spec(c, err, "%s: expected a number such as 8 or 0.95", name);
     for (bool is_fraction = false; is_digit(*at) || (*at == '.' && !is_fraction && is_digit(at[1])); at++) {
         if (*at == '.') {
             is_fraction = true;
             continue;
         }
-        if (++n_digits > 15) return refuse_spec(c, err, "a number of more than 15 digits");
+        if (++n_digits > 15) return refuse_spec(c, err, "%s: a number of more than 15 digits", name);
         value = value * 10 + (*at - '0');
         if (is_fraction) power *= 10;
     }
@@ -75,7 +75,7 @@ static tmx_status parse_param(spec_cursor *c, const method *m, uint32_t *named, 
         c->at += n;
         TRY(parse_mark(c, '=', err));
         const char *start = c->at;
-        TRY(parse_number(c, &value, err));
+        TRY(parse_number(c, param->name, &value, err));
         if (method_set(c->plan, param, value)) return TMX_OK;
         c->at = start;
         return refuse_spec(c, err, "%s: expected a whole number", param->name);
@@ -85,7 +85,8 @@ static tmx_status parse_param(spec_cursor *c, const method *m, uint32_t *named, 
         const size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i == 0 ? "" : ", ", m->params[i].name);
     }
-    return refuse_spec(c, err, "expected one of %s", known);
+    if (n == 0) return refuse_spec(c, err, "expected one of %s", known);
+    return refuse_spec(c, err, "%.*s: no parameter of %s, expected one of %s", (int)(n < 24 ? n : 24), name, tmx_pattern_name(m->kind), known);
 }
 
 /* "(FILE)": up to the bracket, and no name with "=". */

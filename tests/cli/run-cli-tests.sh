@@ -419,8 +419,8 @@ bench_tests() {
     printed "bench" '^\| llama 135M Q4_1 .*\| triangle:5,7,10-29 \|.*\| +pp60 \| +[0-9.]+ ± [0-9.]+ \|$'
     verdict "bench: rows" "$([ "$(grep -c 'tg3' "$tmp/out")" = 1 ] && [ "$(wc -l <"$tmp/out")" = 7 ] && echo yes)" "$(cat "$tmp/out")"
     verdict "bench: picture" "$(tail -n 1 "$tmp/bench.svg" | grep -qx '</svg>' && grep -q 'triangle:5,7' "$tmp/bench.svg" && echo yes)" "no picture"
-    refused "bench: unknown plan"     1 "walk"                      "${bench[@]}" -p 9 --plan dense,walk
-    refused "bench: empty plan"       1 "plan"                      "${bench[@]}" -p 9 --plan dense,
+    refused "bench: unknown plan"     2 "walk"                      "${bench[@]}" -p 9 --plan dense,walk
+    refused "bench: empty plan"       2 "plan"                      "${bench[@]}" -p 9 --plan dense,
     refused "bench: plan cut short"   2 "cut.plan.json"             "${bench[@]}" -p 9 --plan "$tmp/cut.plan.json"
     refused "bench: beyond the model" 1 "takes 8193 tokens .*, the model has 8192" "${bench[@]}" -p 8193 -n 0
     refused "bench: cut model"        2 "cut.gguf"                  bench -m "$tmp/cut.gguf"
@@ -509,11 +509,21 @@ PY
     printed "plan: a mix" '^dynamic layers are counted as dense'
     fine "plan: a mix, read back" plan -m "$model" --plan "$tmp/mix.json"
     printed "plan: a mix, read back" 'xattention 0-9 \(stride 8, threshold 0.95, norm 1\)$'
-    refused "plan: a bad parameter"    1 "xattention stride: 7, expected 4, 8 or 16" plan -m "$model" --plan "xattention(stride=7)"
-    refused "plan: a bad mix"          1 "character 25: expected dense, streaming" plan -m "$model" --plan "mix:triangle=10-29,rest=walk"
-    refused "plan: layer out of range" 1 "layer 30 is out of range 0\.\.29" plan -m "$model" --plan triangle:10-30
-    refused "plan: layer twice"        1 "layer 3 is named twice"           plan -m "$model" --plan triangle:3,3
-    refused "plan: unknown preset"     1 "preset 'nobody': unknown"         plan -m "$model" --plan preset:nobody
+    refused "plan: a bad parameter"    2 "xattention stride: 7, expected 4, 8 or 16" plan -m "$model" --plan "xattention(stride=7)"
+    refused "plan: no number"          2 "gamma: expected a number" plan -m "$model" --plan "flexprefill(gamma=x)"
+    refused "plan: no parameter"       2 "walk: no parameter of s2o" plan -m "$model" --plan "s2o(walk=3)"
+    refused "run: a bad parameter"     2 "xattention stride: 7, expected" run -m "$model" -p x --plan "mix:triangle=9-29,rest=xattention(stride=7)"
+    refused "eval: a bad parameter"    2 "xattention threshold: 2, expected" eval -m "$model" --tasks vt --plan "xattention(threshold=2)"
+    refused "inspect: a bad parameter" 2 "s2o segment: 100, expected" inspect "$model" --pattern "s2o(segment=100)" -p x --layer 0 --head 0
+    refused "plan: no plan's name"     1 "--plan needs a value" plan -m "$model" --plan
+    refused "plan: a bad mix"          2 "character 25: expected dense, streaming" plan -m "$model" --plan "mix:triangle=10-29,rest=walk"
+    refused "plan: layer out of range" 2 "layer 30 is out of range 0\.\.29" plan -m "$model" --plan triangle:10-30
+    refused "plan: layer twice"        2 "layer 3 is named twice"           plan -m "$model" --plan triangle:3,3
+    refused "plan: unknown preset"     2 "preset 'nobody': unknown"         plan -m "$model" --plan preset:nobody
+    sed 's/"threshold": 0.95/"threshold": 2/' "$tmp/mix.json" >"$tmp/bad.json"
+    refused "plan: a bad parameter in a file" 2 "bad.json: xattention threshold: 2, expected" plan -m "$model" --plan "$tmp/bad.json"
+    printf '[{"0": ["vertical_and_slash", 30,' >"$tmp/heads.json"
+    refused "plan: heads cut short"    2 "heads.json:1:" plan -m "$model" --plan "minference($tmp/heads.json)"
     printf '[{"0": ["vertical_and_slash", 30, 800]}]' >"$tmp/heads.json"
     refused "plan: heads of another model" 2 "heads.json: 1 layers, expected 30" plan -m "$model" --plan "minference($tmp/heads.json)"
     refused "plan: no heads"           2 "nowhere.json: No such file" plan -m "$model" --plan "mix:triangle=3,rest=minference($tmp/nowhere.json)"
@@ -525,7 +535,7 @@ PY
     refused "plan: a search for whom"  1 "option --search needs -o FILE" plan -m "$model" --search minference
     refused "plan: a search and a plan" 1 "no plan or probe" plan -m "$model" --search minference --plan dense -o "$tmp/heads.json"
     refused "plan: another's preset"   2 "made for qwen3"                   plan -m "$model" --plan preset:qwen3-8b
-    refused "plan: no such file"       1 "nowhere.json"                     plan -m "$model" --plan "$tmp/nowhere.json"
+    refused "plan: no such file"       2 "nowhere.json"                     plan -m "$model" --plan "$tmp/nowhere.json"
     fine "plan: written" plan -m "$model" --plan triangle:10-29 --window 64 -o "$tmp/plan.json" --note "a note"
     fine "plan: read back" plan -m "$model" --plan "$tmp/plan.json"
     printed "plan: read back" '\(sink 8, window 64, last 128\)'
