@@ -1,5 +1,5 @@
 /* rooms: plan */
-/* Bytes as a plan file, as a configuration of MInference, as a spec and as a layer list.  What is accepted must survive a round trip; what is refused must say why
+/* Bytes as a plan file, as a configuration of heads, as a spec and as a layer list.  What is accepted must survive a round trip; what is refused must say why
  * and leave nothing behind. */
 #include "base/mem.h"
 #include "plan/plan_parts.h"
@@ -46,21 +46,28 @@ static void read_as_file(const char *text, size_t n_bytes)
     tmx_plan_free(plan);
 }
 
-static void read_as_config(const char *text, size_t n_bytes)
+static tmx_status threshold_text(const tmx_plan *plan, char **text, size_t *n_bytes, tmx_error *err)
 {
+    return strict_text(threshold_table.layers_json(plan), "thresholds", 9, text, n_bytes, err);
+}
+
+static void read_as_config(const head_table *table, const char *text, size_t n_bytes)
+{
+    tmx_status (*const config_text)(const tmx_plan *, char **, size_t *, tmx_error *) =
+        table == &threshold_table ? threshold_text : minference_config_text;
     tmx_error err = { .text = "" };
     tmx_plan *plan;
     char *saved, *again;
     size_t n_saved, n_again;
     require(plan_create_dense(&plan, 4, NULL) == TMX_OK);
-    tmx_status status = minference_read_config(plan, text, n_bytes, "c.json", 9, &err);
+    tmx_status status = head_table_read_config(table, plan, text, n_bytes, "c.json", 9, &err);
     if (status != TMX_OK) {
         require(status == TMX_E_FORMAT);
         require_reason(status, &err);
     } else {
-        require(minference_config_text(plan, &saved, &n_saved, NULL) == TMX_OK);
-        require(minference_read_config(plan, saved, n_saved, "c.json", 9, NULL) == TMX_OK);
-        require(minference_config_text(plan, &again, &n_again, NULL) == TMX_OK);
+        require(config_text(plan, &saved, &n_saved, NULL) == TMX_OK);
+        require(head_table_read_config(table, plan, saved, n_saved, "c.json", 9, NULL) == TMX_OK);
+        require(config_text(plan, &again, &n_again, NULL) == TMX_OK);
         require(n_again == n_saved && memcmp(again, saved, n_saved) == 0);
         mem_free(saved);
         mem_free(again);
@@ -75,7 +82,7 @@ static void read_as_spec(const char *spec)
     tmx_plan *plan = NULL;
     const tmx_status status = plan_read_spec(&plan, spec, &info, &err);
     if (status != TMX_OK) {
-        /* minference(FILE) may name any file */
+        /* minference(FILE) and thresholds=FILE may name any file */
         require(plan == NULL && status != TMX_E_MEMORY);
         require_reason(status, &err);
         return;
@@ -103,7 +110,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
     if (n_bytes > 0) {
         read_as_file((const char *)data, n_bytes);
-        read_as_config((const char *)data, n_bytes);
+        read_as_config(&minference_table, (const char *)data, n_bytes);
+        read_as_config(&threshold_table, (const char *)data, n_bytes);
     }
     char *list = malloc(n_bytes + 1);
     if (list == NULL) return 0;

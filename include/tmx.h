@@ -293,7 +293,7 @@ typedef struct tmx_plan tmx_plan;
 /* From a command-line spec, for a model of info->n_layers layers:
  *   "dense" | "triangle" (all layers) | "triangle:16-31" | "triangle:5,7,10,15-35" | "streaming:..." | "preset:NAME"
  *   | "xattention(stride=8,threshold=0.9):0-15" (parameters may be left out)
- *   | "minference(FILE)" (sizes of every head)
+ *   | "minference(FILE)" (sizes of every head) | "xattention(thresholds=FILE)" (a threshold for every head)
  *   | "mix:triangle=16-31,rest=xattention(threshold=0.95)" | anything else: the path of a plan file.  docs/plans.md
  * Layers with a sliding window of the model's own keep it: "all layers" and "rest" leave them out, naming one is TMX_E_ARG.
  * TMX_E_ARG (a bad spec, a layer out of range or named twice), TMX_E_IO, TMX_E_FORMAT (file; line and column),

@@ -433,7 +433,7 @@ static void broken_configurations_are_explained(void **state)
         assert_non_null(at);
         snprintf(wrong, sizeof wrong, "%.*s%s%s", (int)(at - config), config, cases[i].to, at + strlen(cases[i].from));
         assert_int_equal(plan_create_dense(&plan, 3, NULL), TMX_OK);
-        assert_int_equal(minference_read_config(plan, wrong, strlen(wrong), "c.json", 4, &err), TMX_E_FORMAT);
+        assert_int_equal(head_table_read_config(&minference_table, plan, wrong, strlen(wrong), "c.json", 4, &err), TMX_E_FORMAT);
         if (strstr(err.text, cases[i].text) == NULL) fail_msg("%zu: '%s' lacks '%s'", i, err.text, cases[i].text);
         tmx_plan_free(plan);
     }
@@ -452,6 +452,109 @@ static void broken_configurations_are_explained(void **state)
         assert_int_not_equal(tmx_plan_parse(&plan, specs[i].spec, &three, &err), TMX_OK);
         if (strstr(err.text, specs[i].text) == NULL) fail_msg("%s: '%s' lacks '%s'", specs[i].spec, err.text, specs[i].text);
     }
+}
+
+/* ---------------------------------------------------------------- XAttention's thresholds */
+
+static const char thresholds[] = "[[0.9, null, 0.75, 1], null, [null, 0.5, 0.59049, 0.000001]]";
+
+static void assert_thresholds(const tmx_plan *plan)
+{
+    static const double expected[3][4] = { { 0.9, 0, 0.75, 1 }, { 0 }, { 0, 0.5, 0.59049, 0.000001 } };
+    xattention x = plan->xattention;
+    assert_int_equal(plan->n_heads, 4);
+    for (int32_t l = 0; l < 3; l++) {
+        x.thresholds = plan_thresholds(plan, l);
+        for (int32_t h = 0; h < 4; h++) assert_true(xattention_threshold(&x, h) == (expected[l][h] != 0 ? expected[l][h] : 0.8));
+    }
+}
+
+static void thresholds_are_read_and_kept(void **state)
+{
+    (void)state;
+    tmx_plan *plan, *back;
+    tmx_error err;
+    char words[256];
+    write_text("t.json", thresholds);
+    if (tmx_plan_parse(&plan, "mix:triangle=1,rest=xattention(thresholds=t.json,threshold=0.8)", &three, &err) != TMX_OK) fail_msg("%s", err.text);
+    assert_string_equal(tmx_plan_text(plan, words, sizeof words),
+                        "triangle 1 (sink 8, window 512, last 128), xattention 0,2 (stride 8, threshold 0.8, norm 1, by head)");
+    assert_thresholds(plan);
+    assert_int_equal(tmx_plan_save(plan, "self.json", NULL), TMX_OK);
+    assert_int_equal(remove("t.json"), 0);             /* the plan file holds the table */
+    if (tmx_plan_parse(&back, "self.json", &three, &err) != TMX_OK) fail_msg("%s", err.text);
+    assert_thresholds(back);
+    tmx_plan_free(back);
+    assert_int_equal(plan_copy(&back, plan, NULL), TMX_OK);
+    tmx_plan_free(plan);
+    assert_thresholds(back);
+    tmx_plan_free(back);
+    const tmx_model_info other = { .architecture = "llama", .n_layers = 3, .n_heads = 8 };
+    assert_refused("self.json", &other, TMX_E_UNSUPPORTED, "self.json: field \"xattention.n_heads\": 4, the model has 8");
+    write_text("t.json", thresholds);
+    write_text("heads.json", config);                  /* both tables in one plan */
+    assert_parses_to("mix:minference(heads.json)=0,rest=xattention(thresholds=t.json)", &three,
+                     "xattention 1-2 (stride 8, threshold 0.9, norm 1, by head), minference 0 (vertical 1000, slash 6096, by head)");
+    static const struct { const char *spec, *text; } bad[] = {
+        { "xattention(thresholds=)", "character 23: thresholds: expected a file" },
+        { "xattention(thresholds)", "character 22: expected '='" },
+        { "xattention(thresholds=t.json", "character 29: expected ')'" },
+        { "xattention(thresholds=t.json,thresholds=t.json)", "character 30: thresholds is named twice" },
+        { "xattention(thresholds=t.json,threshold=0)", "xattention threshold: 0, expected more than 0, up to 1" },
+        { "xattention(thresholds=nowhere.json)", "nowhere.json: No such file or directory" },
+        { "xattention(thresholds=heads.json)", "heads.json: field \"[0]\": found an object, expected an array of thresholds or null" },
+        { "minference(t.json)", "t.json: field \"[0]\": found an array, expected an object {...}" },
+        { "xattention(walk=3)", "expected one of stride, threshold, norm, thresholds" },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_not_equal(tmx_plan_parse(&plan, bad[i].spec, &three, &err), TMX_OK);
+        if (strstr(err.text, bad[i].text) == NULL) fail_msg("%s: '%s' lacks '%s'", bad[i].spec, err.text, bad[i].text);
+    }
+    assert_int_equal(truncate("t.json", 2 << 20), 0);
+    assert_refused("xattention(thresholds=t.json)", &three, TMX_E_FORMAT, "t.json: 2097152 bytes, a configuration file has at most 1048576");
+}
+
+static void broken_thresholds_are_explained(void **state)
+{
+    (void)state;
+    static const struct { const char *from, *to, *text; } cases[] = {
+        { "[[", "{\"a\": [[", "t.json:1:" },
+        { "[[", "[null, [", "t.json: 4 layers, expected 3" },
+        { "null, [null", "0.9, [null", "t.json: field \"[1]\": found a number with a fraction or an exponent, expected an array of thresholds or null" },
+        { "0.9, ", "", "t.json: field \"[0]\": 3 heads, expected 4" },
+        { "0.9, ", "0.9, 0.9, ", "t.json: field \"[0]\": 5 heads, expected 4" },
+        { "0.9", "\"0.9\"", "t.json: field \"[0][0]\": found a string, expected a number or null" },
+        { "0.75", "true", "t.json: field \"[0][2]\": found a boolean, expected a number or null" },
+        { "0.75", "1.5", "t.json: field \"[0][2]\": found 1.5, expected more than 0, up to 1" },
+        { "0.75", "0", "t.json: field \"[0][2]\": found 0, expected more than 0, up to 1" },
+        { "0.75", "-0.75", "t.json: field \"[0][2]\": found -0.75, expected more than 0, up to 1" },
+        { "0.75", "1e999", "t.json:1:" },
+        { "0.000001]]", "0.000001]", "t.json:1:" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char wrong[sizeof thresholds + 64];
+        const char *at = strstr(thresholds, cases[i].from);
+        tmx_error err;
+        tmx_plan *plan;
+        assert_non_null(at);
+        snprintf(wrong, sizeof wrong, "%.*s%s%s", (int)(at - thresholds), thresholds, cases[i].to, at + strlen(cases[i].from));
+        assert_int_equal(plan_create_dense(&plan, 3, NULL), TMX_OK);
+        assert_int_equal(head_table_read_config(&threshold_table, plan, wrong, strlen(wrong), "t.json", 4, &err), TMX_E_FORMAT);
+        if (strstr(err.text, cases[i].text) == NULL) fail_msg("%zu: '%s' lacks '%s'", i, err.text, cases[i].text);
+        tmx_plan_free(plan);
+    }
+    tmx_plan *plan;
+    tmx_error err;
+    assert_int_equal(plan_create_dense(&plan, 3, NULL), TMX_OK);
+    assert_int_equal(head_table_read_config(&threshold_table, plan, thresholds, strlen(thresholds), "t.json", 0, &err), TMX_E_FORMAT);
+    assert_non_null(strstr(err.text, "t.json: 3 layers of 0 heads, expected 1..1024 heads"));
+    tmx_plan_free(plan);
+    static const char two[] = "{\"format\": \"trianglemix-plan\", \"version\": 2, \"model\": {\"architecture\": \"\", \"n_layers\": 2}, "
+        "\"n_sink\": 8, \"n_window\": 512, \"n_last\": 128, \"layers\": [\"xattention\", \"minference\"], "
+        "\"minference\": {\"vertical\": 30, \"slash\": 800, \"n_heads\": 3, \"heads\": [{}, {}]}, "
+        "\"xattention\": {\"stride\": 8, \"threshold\": 0.95, \"norm\": 1, \"n_heads\": 2, \"thresholds\": [null, [1, 1]]}}";
+    assert_int_equal(plan_read_json(&plan, two, strlen(two), "p.json", NULL, &err), TMX_E_FORMAT);
+    assert_string_equal(err.text, "p.json: minference.heads: of 3 heads, where another method's table has 2");
 }
 
 static void a_refused_list_leaves_the_flags(void **state)
@@ -1034,6 +1137,11 @@ static tmx_status try_spec(tmx_plan **plan, tmx_error *err)
     return tmx_plan_parse(plan, "triangle:1-2", &four_layers, err);
 }
 
+static tmx_status try_table(tmx_plan **plan, tmx_error *err)
+{
+    return tmx_plan_parse(plan, "xattention(thresholds=t.json)", &three, err);
+}
+
 static tmx_status try_file(tmx_plan **plan, tmx_error *err)
 {
     return tmx_plan_parse(plan, "good.json", &four_layers, err);
@@ -1069,15 +1177,22 @@ static void memory_may_end_anywhere(void **state)
     write_text("good.json", good_file);
     tmx_plan *plan = NULL;
     assert_int_equal(fail_each_allocation(try_spec, &plan, false), 4);     /* plan, layers, flags twice */
-    tmx_plan *copy = plan;
+    tmx_plan *copy = plan, *table = NULL;
     assert_int_equal(fail_each_allocation(try_copy, &copy, false), 2);
+    write_text("t.json", thresholds);
+    assert_true(fail_each_allocation(try_table, &table, true) > 10);
+    tmx_plan *copied = table;
+    assert_int_equal(fail_each_allocation(try_copy, &copied, false), 3);
+    assert_true(fail_each_allocation(try_save, &table, false) > 20);
     assert_true(fail_each_allocation(try_save, &plan, false) > 20);
     tmx_plan *read = NULL;
     assert_true(fail_each_allocation(try_file, &read, true) > 20);         /* jansson takes some for bad syntax */
     json_set_alloc_funcs(malloc, free);
-    assert_int_equal(count_files(), 2);
+    assert_int_equal(count_files(), 3);
     tmx_plan_free(plan);
     tmx_plan_free(copy);
+    tmx_plan_free(table);
+    tmx_plan_free(copied);
     tmx_plan_free(read);
     assert_parses_to("saved.json", &four_layers, "triangle 1-2 (sink 8, window 512, last 128), dense 0,3");
 }
@@ -1092,6 +1207,8 @@ int main(void)
         cmocka_unit_test(dynamic_plans_are_files_of_version_2),
         cmocka_unit_test_setup_teardown(configurations_are_read_and_kept, enter_folder, leave_folder),
         cmocka_unit_test(broken_configurations_are_explained),
+        cmocka_unit_test_setup_teardown(thresholds_are_read_and_kept, enter_folder, leave_folder),
+        cmocka_unit_test(broken_thresholds_are_explained),
         cmocka_unit_test(a_refused_list_leaves_the_flags),
         cmocka_unit_test(presets_fit_their_model_only),
         cmocka_unit_test_setup_teardown(files_say_what_they_mean, enter_folder, leave_folder),

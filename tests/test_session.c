@@ -332,6 +332,55 @@ static void a_threshold_of_1_is_dense_to_the_bit(void **state)
     }
 }
 
+#define THRESHOLDS_FILE TMX_BINARY_DIR "/test-session-thresholds.json"
+#define BY_HEAD "xattention(threshold=0.3,thresholds=" THRESHOLDS_FILE ")"
+
+/* A table whose layer 0 keeps everything, and layer 1 in its first head only. */
+static void write_thresholds(void)
+{
+    FILE *f = fopen(THRESHOLDS_FILE, "w");
+    assert_non_null(f);
+    for (int layer = 0; layer < TINY_LAYERS; layer++) {
+        for (int head = 0; head < TINY_HEADS; head++) {
+            fprintf(f, "%s%s", head > 0 ? ", " : layer > 0 ? ",\n[" : "[[", layer == 0 || (layer == 1 && head == 0) ? "1" : "null");
+        }
+        fprintf(f, "]");
+    }
+    fprintf(f, "]\n");
+    assert_int_equal(fclose(f), 0);
+}
+
+static void thresholds_are_those_of_layer_and_head(void **state)
+{
+    (void)state;
+    static const char *const specs[] = { "mix:dense=0,rest=xattention(threshold=0.3)", BY_HEAD };
+    int32_t tokens[N_LONG];
+    double density[2][2];
+    machine m;
+    tmx_error err;
+    write_thresholds();
+    random_tokens(tokens, N_LONG, 13);
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    for (int i = 0; i < 2; i++) {
+        tmx_session *session = open_dynamic(&m, specs[i], 0, 1);
+        const tmx_prompt prompt = { .tokens = tokens, .n_tokens = N_LONG };
+        assert_int_equal(tmx_prefill(session, &prompt, 1, &err), TMX_OK);
+        for (int32_t layer = 0; layer < 2; layer++) density[i][layer] = tmx_session_layer_density(session, layer);
+        tmx_session_free(session);
+    }
+    assert_true(density[0][0] == 1 && density[1][0] == 1);
+    assert_true(density[1][1] > density[0][1] && density[1][1] < 1);
+    tmx_plan *plan;
+    assert_int_equal(tmx_plan_parse(&plan, BY_HEAD, &m.model->info, &err), TMX_OK);
+    plan->n_heads = TINY_HEADS + 1;
+    tmx_session *session = open_dynamic(&m, "dense", 0, 1);
+    assert_int_equal(tmx_session_set_plan(session, plan, &err), TMX_E_ARG);
+    assert_non_null(strstr(err.text, "plan: xattention is configured for"));
+    tmx_session_free(session);
+    tmx_plan_free(plan);
+    close_machine(&m);
+}
+
 /* Long and short prompts in chunks that hold several of them, and a second turn. */
 static void a_dynamic_batch_is_its_prompts(void **state)
 {
@@ -440,9 +489,11 @@ static void dynamic_plans_are_refused_on_a_device(void **state)
         { "minference:1", "plan: minference layers run on the CPU only, the model is on cuda:3" },
         { "mix:triangle=0,rest=s2o", "plan: s2o layers run on the CPU only, the model is on cuda:3" },
         { "mix:flexprefill=0,xattention=1,rest=minference", "plan: minference layers run on the CPU only, the model is on cuda:3" },
+        { BY_HEAD, "plan: xattention's thresholds by head run on the CPU only, the model is on cuda:3" },
     };
     machine m;
     tmx_error err;
+    write_thresholds();
     open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 1);
     tmx_session *session = open_dynamic(&m, "dense", 0, 1), *other;
     const char *cpu = m.model->info.device;
@@ -825,6 +876,7 @@ int main(void)
         cmocka_unit_test(short_prompts_run_dense),
         cmocka_unit_test(dynamic_bits_never_move),
         cmocka_unit_test(a_threshold_of_1_is_dense_to_the_bit),
+        cmocka_unit_test(thresholds_are_those_of_layer_and_head),
         cmocka_unit_test(a_dynamic_batch_is_its_prompts),
         cmocka_unit_test(the_memory_plan_counts_what_a_plan_needs),
         cmocka_unit_test(plans_may_be_set_in_any_order),

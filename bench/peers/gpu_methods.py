@@ -36,7 +36,8 @@ class KeyLists(ctypes.Structure):
 
 
 class XAttention(ctypes.Structure):
-    _fields_ = [("stride", ctypes.c_int32), ("threshold", ctypes.c_double), ("norm", ctypes.c_double)]
+    _fields_ = [("stride", ctypes.c_int32), ("threshold", ctypes.c_double), ("norm", ctypes.c_double),
+                ("thresholds", ctypes.c_void_p)]
 
 
 class FlexPrefill(ctypes.Structure):

@@ -55,9 +55,11 @@ static void run_mass_task(void *ctx, int32_t index, int32_t thread)
     int32_t *order = (int32_t *)(void *)(scratch + run->at.order);
     if (task.q_block >= 2) run->job.kernel->block_mass(&run->job, &task, &run->at, scratch);
     for (int32_t i = 0; i < n_group; i++) {
-        uint64_t *list = key_list_of(lists, task.kv_head * n_group + i, task.q_block);
+        const int32_t head = task.kv_head * n_group + i;
+        uint64_t *list = key_list_of(lists, head, task.q_block);
         if (task.q_block >= 2) {
-            xattention_select(mass + (size_t)i * (size_t)(task.q_block + 1), task.q_block, run->method->threshold, list, order);
+            const double threshold = xattention_threshold(run->method, head);
+            xattention_select(mass + (size_t)i * (size_t)(task.q_block + 1), task.q_block, threshold, list, order);
         } else {                   /* blocks 0 and 1 keep all there is */
             for (int32_t b = 0; b <= task.q_block; b++) key_list_add(list, b);
         }

@@ -13,17 +13,25 @@
 
 #include "tmx.h"
 
+#include <stddef.h>
+
 enum { XATTENTION_MAX_STRIDE = 16 };
 
 typedef struct xattention {
     int32_t stride;                /* S: 4, 8 or 16 */
     double threshold;              /* (0, 1]; 1 keeps every block, also those without mass */
     double norm;                   /* > 0; 1 is the authors' code, 1/sqrt(S) the paper's formula */
+    const double *thresholds;      /* [n_heads] of the layer at work, 0: the head has none of its own; NULL: none has */
 } xattention;
 
 #define XATTENTION_DEFAULTS { .stride = 8, .threshold = 0.9, .norm = 1 }
 
 tmx_status xattention_check(const xattention *x, tmx_error *err);
+
+static inline double xattention_threshold(const xattention *x, int32_t head)
+{
+    return x->thresholds != NULL && x->thresholds[head] != 0 ? x->thresholds[head] : x->threshold;
+}
 
 /* mass [a + 1] -> the list of query block a, which was empty.  order: scratch, int32 [a + 1].  A mass that is no number keeps
  * everything, so that a NaN shows in the output as it does in dense attention. */

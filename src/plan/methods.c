@@ -37,12 +37,12 @@ static const method_param s2o_params[] = {
 };
 
 const method plan_methods[N_METHODS] = {
-    { .kind = TMX_PATTERN_XATTENTION, .params = xattention_params, .check = check_xattention,
+    { .kind = TMX_PATTERN_XATTENTION, .params = xattention_params, .check = check_xattention, .table = &threshold_table,
       .n_params = sizeof xattention_params / sizeof xattention_params[0] },
     { .kind = TMX_PATTERN_FLEXPREFILL, .params = flexprefill_params, .check = check_flexprefill,
       .n_params = sizeof flexprefill_params / sizeof flexprefill_params[0] },
     { .kind = TMX_PATTERN_MINFERENCE, .params = minference_params, .check = check_minference,
-      .n_params = sizeof minference_params / sizeof minference_params[0], .read_file = minference_read_file },
+      .n_params = sizeof minference_params / sizeof minference_params[0], .table = &minference_table },
     { .kind = TMX_PATTERN_S2O, .params = s2o_params, .check = check_s2o, .n_params = sizeof s2o_params / sizeof s2o_params[0] },
 };
 

@@ -1,21 +1,16 @@
-/* minference_heads.c - which type and budget every head of a model has: MInference's configuration files, and the same table in
- * plan files.  For both, a layer is an object
+/* minference_heads.c - which type and budget every head of a model has, by MInference.  A layer is an object
  *
  *   {"0": ["vertical_and_slash", 1000, 6096, 0.93], "1": ["stream_llm", 100, 800], ...}
  *
  * of heads in decimal; a head that is not named is vertical-slash of the plan's vertical and slash.  The fourth element, the score of
- * a search, is not kept.  A configuration file is the array of all layers. */
+ * a search, is not kept. */
 #include "base/mem.h"
 #include "base/status.h"
 #include "plan/plan_parts.h"
 #include "plan/strict_json.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
-
-enum { MAX_HEADS = 1024, MAX_TABLE = 1 << 20 };
 
 static minference_head unnamed(const tmx_plan *p)
 {
@@ -76,24 +71,15 @@ static tmx_status read_head(const strict_reader *r, const char *field, const jso
     return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
 }
 
-/* array: one object for every layer of the plan; field: its name, "" for a whole file. */
-static tmx_status read_table(const strict_reader *r, const char *field, json_t *array, int32_t n_heads, tmx_plan *p)
+static tmx_status read_layers(const strict_reader *r, const char *field, json_t *array, tmx_plan *p)
 {
     const size_t n_layers = json_array_size(array);
+    const int32_t n_heads = p->n_heads;
     char name[48];
-    if (n_layers != (size_t)p->n_layers) {
-        return refuse(r->err, TMX_E_FORMAT, "%s: %s%s%zu layers, expected %d", r->file, field, field[0] != '\0' ? ": " : "", n_layers,
-                      p->n_layers);
-    }
-    if (n_heads < 1 || n_heads > MAX_HEADS || n_layers * (size_t)n_heads > MAX_TABLE) {
-        return refuse(r->err, TMX_E_FORMAT, "%s: %zu layers of %d heads, expected 1..%d heads, at most %d in all", r->file, n_layers,
-                      n_heads, MAX_HEADS, MAX_TABLE);
-    }
     minference_head *heads = mem_alloc(n_layers * (size_t)n_heads, sizeof *heads);
     if (heads == NULL) return refuse(r->err, TMX_E_MEMORY, "%s: no memory for %zu layers of %d heads", r->file, n_layers, n_heads);
     mem_free(p->heads);
     p->heads = heads;
-    p->n_heads = n_heads;
     for (size_t i = 0; i < n_layers * (size_t)n_heads; i++) heads[i] = unnamed(p);
     for (size_t i = 0; i < n_layers; i++) {
         json_t *layer = json_array_get(array, i), *entry;
@@ -109,16 +95,6 @@ static tmx_status read_table(const strict_reader *r, const char *field, json_t *
         }
     }
     return TMX_OK;
-}
-
-tmx_status minference_read_plan(const strict_reader *r, json_t *object, tmx_plan *p)
-{
-    if (strict_find(object, "heads") == NULL && strict_find(object, "n_heads") == NULL) return TMX_OK;
-    int32_t n_heads;
-    json_t *array;
-    TRY(strict_get_count(r, object, "minference.n_heads", 1, &n_heads));
-    TRY(strict_get_typed(r, object, "minference.heads", JSON_ARRAY, "an array of layers", &array));
-    return read_table(r, "minference.heads", array, n_heads, p);
 }
 
 static bool is_same(minference_head a, minference_head b) { return a.type == b.type && a.a == b.a && a.b == b.b; }
@@ -147,13 +123,15 @@ static json_t *table_json(const tmx_plan *plan, const minference_head *rest)
     return table;
 }
 
-bool minference_add_json(json_t *object, const tmx_plan *plan)
+static bool is_there(const tmx_plan *plan) { return plan->heads != NULL; }
+
+static json_t *layers_json(const tmx_plan *plan)
 {
-    if (plan->heads == NULL) return true;
     const minference_head rest = unnamed(plan);
-    return json_object_set_new(object, "n_heads", json_integer(plan->n_heads)) == 0
-        && json_object_set_new(object, "heads", table_json(plan, &rest)) == 0;
+    return table_json(plan, &rest);
 }
+
+const head_table minference_table = { .field = "heads", .is_alone = true, .read_layers = read_layers, .is_there = is_there, .layers_json = layers_json };
 
 tmx_status minference_config_text(const tmx_plan *plan, char **text, size_t *n_bytes, tmx_error *err)
 {
@@ -168,38 +146,6 @@ tmx_status tmx_plan_save_heads(const tmx_plan *plan, const char *path, tmx_error
     size_t n_bytes;
     TRY(minference_config_text(plan, &text, &n_bytes, err));
     const tmx_status status = strict_write_file(path, text, n_bytes, err);
-    mem_free(text);
-    return status;
-}
-
-static strict_reader reader_of(const char *path, tmx_error *err)
-{
-    return (strict_reader){ .file = path_tail(path), .what = "configuration", .max_bytes = PLAN_FILE_MAX_BYTES, .err = err };
-}
-
-tmx_status minference_read_config(tmx_plan *p, const char *text, size_t n_bytes, const char *name, int32_t n_heads, tmx_error *err)
-{
-    const strict_reader r = reader_of(name, err);
-    json_t *root;
-    TRY(strict_parse(&r, text, n_bytes, &root));
-    tmx_status status;
-    if (json_is_array(root)) status = read_table(&r, "", root, n_heads, p);
-    else status = refuse(err, TMX_E_FORMAT, "%s: found %s, expected an array of layers", r.file, strict_type_name(root));
-    json_decref(root);
-    return status;
-}
-
-tmx_status minference_read_file(tmx_plan *p, const char *path, const tmx_model_info *info, tmx_error *err)
-{
-    const strict_reader r = reader_of(path, err);
-    char *text;
-    size_t n_bytes;
-    const int fd = strict_open(path);
-    if (fd < 0) return refuse(err, TMX_E_IO, "%s: %s", r.file, strerror(errno));
-    tmx_status status = strict_read_file(&r, fd, &text, &n_bytes);
-    close(fd);
-    if (status != TMX_OK) return status;
-    status = minference_read_config(p, text, n_bytes, path, info->n_heads, err);
     mem_free(text);
     return status;
 }

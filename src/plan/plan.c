@@ -39,13 +39,19 @@ tmx_status plan_copy(tmx_plan **copy, const tmx_plan *plan, tmx_error *err)
     p->layers = layers;
     p->curve = NULL;
     p->heads = NULL;
+    p->thresholds = NULL;
     memcpy(layers, plan->layers, (size_t)plan->n_layers * sizeof *layers);
     tmx_status status = tmx_plan_set_curve(p, plan->curve, plan->n_points, err);
+    const size_t n = (size_t)plan->n_layers * (size_t)plan->n_heads;
     if (status == TMX_OK && plan->heads != NULL) {
-        const size_t n = (size_t)plan->n_layers * (size_t)plan->n_heads;
         p->heads = mem_alloc(n, sizeof *p->heads);
         if (p->heads != NULL) memcpy(p->heads, plan->heads, n * sizeof *p->heads);
         else status = refuse(err, TMX_E_MEMORY, "plan: no memory for %zu heads", n);
+    }
+    if (status == TMX_OK && plan->thresholds != NULL) {
+        p->thresholds = mem_alloc(n, sizeof *p->thresholds);
+        if (p->thresholds != NULL) memcpy(p->thresholds, plan->thresholds, n * sizeof *p->thresholds);
+        else status = refuse(err, TMX_E_MEMORY, "plan: no memory for %zu thresholds", n);
     }
     if (status != TMX_OK) tmx_plan_free(p);
     else *copy = p;
@@ -74,6 +80,7 @@ void tmx_plan_free(tmx_plan *plan)
     mem_free(plan->layers);
     mem_free(plan->curve);
     mem_free(plan->heads);
+    mem_free(plan->thresholds);
     mem_free(plan);
 }
 
@@ -295,7 +302,7 @@ static void put_layers_of(text_out *out, const tmx_plan *plan, int kind)
         for (int32_t i = 0; i < m->n_params; i++) {
             put(out, "%s%s %.9g", i == 0 ? " (" : ", ", m->params[i].name, method_get(plan, &m->params[i]));
         }
-        if (kind == TMX_PATTERN_MINFERENCE && plan->heads != NULL) put(out, ", by head");
+        if (m->table != NULL && m->table->is_there(plan)) put(out, ", by head");
         put(out, ")");
         return;
     }

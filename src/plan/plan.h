@@ -20,7 +20,8 @@ struct tmx_plan {
     s2o s2o;
     minference minference;         /* of heads that `heads` does not tell */
     minference_head *heads;        /* [n_layers][n_heads] of MInference, NULL: none is told */
-    int32_t n_heads;
+    double *thresholds;            /* [n_layers][n_heads] of XAttention, 0: the head has none of its own; NULL: none has */
+    int32_t n_heads;               /* of the tables; 0: there are none */
     model_tag model;
     char note[512];                /* UTF-8 */
     int32_t min_tokens;            /* shorter prompts run dense */
@@ -40,6 +41,11 @@ static inline int32_t plan_dense_tokens(const tmx_plan *plan, tmx_pattern_kind k
     if (kind == TMX_PATTERN_FLEXPREFILL) return flexprefill_dense_tokens(&plan->flexprefill);
     if (kind == TMX_PATTERN_S2O) return s2o_dense_tokens(&plan->s2o);
     return tmx_pattern_is_dynamic(kind) ? 2 * KEY_BLOCK : 0;
+}
+
+static inline const double *plan_thresholds(const tmx_plan *plan, int32_t layer)
+{
+    return plan->thresholds != NULL ? plan->thresholds + (size_t)layer * (size_t)plan->n_heads : NULL;
 }
 
 minference_head plan_minference_head(const tmx_plan *plan, int32_t layer, int32_t head);

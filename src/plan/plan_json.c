@@ -52,7 +52,7 @@ static tmx_status read_method(const strict_reader *r, json_t *object, const meth
     const char *name = tmx_pattern_name(m->kind);
     char field[48];
     for (int32_t i = 0; i < m->n_params && i < MAX_PARAMS; i++) known[i] = m->params[i].name;
-    if (m->kind == TMX_PATTERN_MINFERENCE) known[m->n_params] = "n_heads", known[m->n_params + 1] = "heads";
+    if (m->table != NULL) known[m->n_params] = "n_heads", known[m->n_params + 1] = m->table->field;
     snprintf(field, sizeof field, "%s.", name);
     TRY(strict_refuse_unknown_fields(r, object, field, known));
     for (int32_t i = 0; i < m->n_params; i++) {
@@ -62,8 +62,8 @@ static tmx_status read_method(const strict_reader *r, json_t *object, const meth
         if (!method_set(p, &m->params[i], value)) return strict_refuse_field(r, field, "found %g, expected a whole number", value);
     }
     tmx_error why;
-    if (m->check(p, &why) == TMX_OK) return m->kind == TMX_PATTERN_MINFERENCE ? minference_read_plan(r, object, p) : TMX_OK;
-    return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
+    if (m->check(p, &why) != TMX_OK) return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
+    return m->table != NULL ? head_table_read_plan(m->table, r, name, object, p) : TMX_OK;
 }
 
 static tmx_status read_methods(const strict_reader *r, json_t *root, tmx_plan *p)
@@ -142,8 +142,9 @@ static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_mode
     TRY(read_curve(r, root, p));
     if (info == NULL) return TMX_OK;
     TRY(model_tag_check(r, &p->model, p->n_layers, info));
-    if (p->heads != NULL && p->n_heads != info->n_heads) {
-        return refuse(r->err, TMX_E_UNSUPPORTED, "%s: field \"minference.n_heads\": %d, the model has %d", r->file, p->n_heads, info->n_heads);
+    if (p->n_heads != 0 && p->n_heads != info->n_heads) {
+        return refuse(r->err, TMX_E_UNSUPPORTED, "%s: field \"%s.n_heads\": %d, the model has %d", r->file,
+                      p->heads != NULL ? "minference" : "xattention", p->n_heads, info->n_heads);
     }
     tmx_error why;
     if (plan_bind_windows(p, info, &why) == TMX_OK) return TMX_OK;
@@ -225,7 +226,7 @@ static bool add_methods(json_t *root, const tmx_plan *plan)
             json_t *number = m->params[k].is_integer ? json_integer((json_int_t)value) : json_real(value);
             is_whole = json_object_set_new(object, m->params[k].name, number) == 0;
         }
-        if (is_whole && m->kind == TMX_PATTERN_MINFERENCE) is_whole = minference_add_json(object, plan);
+        if (is_whole && m->table != NULL) is_whole = head_table_add_json(m->table, object, plan);
         if (!is_whole) return false;
     }
     return true;

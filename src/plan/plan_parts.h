@@ -1,5 +1,6 @@
 /* plan_parts.h - what the files of this room share.  plan.c holds the object, plan_spec.c the spec strings, plan_json.c the
- * plan file, presets.c the table of published choices, methods.c the parameters of dynamic methods. */
+ * plan file, presets.c the table of published choices, methods.c the parameters of dynamic methods, head_tables.c what they are told
+ * for every head. */
 #ifndef TMX_PLAN_PLAN_PARTS_H
 #define TMX_PLAN_PLAN_PARTS_H
 
@@ -31,13 +32,24 @@ typedef struct method_param {
     bool is_integer;               /* int32_t, else double */
 } method_param;
 
+/* What a method is told for every head, by an array with an entry for each layer. */
+typedef struct head_table {
+    const char *field;             /* of the method's object in plan files */
+    bool is_alone;                 /* in specs METHOD(FILE); else a parameter, METHOD(field=FILE) */
+    /* array: of p->n_layers entries, for p->n_heads heads; field: what to call it, "" for a whole file */
+    tmx_status (*read_layers)(const strict_reader *r, const char *field, json_t *array, tmx_plan *p);
+    bool (*is_there)(const tmx_plan *plan);
+    json_t *(*layers_json)(const tmx_plan *plan);      /* NULL: out of memory */
+} head_table;
+
+extern const head_table minference_table, threshold_table;
+
 typedef struct method {
     tmx_pattern_kind kind;
     int32_t n_params;
     const method_param *params;
     tmx_status (*check)(const tmx_plan *plan, tmx_error *err);
-    /* METHOD(FILE): what a file says of all layers; NULL: there is no such form */
-    tmx_status (*read_file)(tmx_plan *plan, const char *path, const tmx_model_info *info, tmx_error *err);
+    const head_table *table;       /* NULL: it has none */
 } method;
 
 extern const method plan_methods[];
@@ -49,12 +61,13 @@ void methods_set_defaults(tmx_plan *plan);
 double method_get(const tmx_plan *plan, const method_param *param);
 /* False if the parameter cannot hold the value: an integer with a fraction or out of range. */
 bool method_set(tmx_plan *plan, const method_param *param, double value);
-/* minference_heads.c: the table of heads in the plan file's object; a configuration file, which is the table alone.  False: out of
- * memory.  n_heads: the model's. */
-tmx_status minference_read_plan(const strict_reader *r, json_t *object, tmx_plan *p);
-bool minference_add_json(json_t *object, const tmx_plan *plan);
-tmx_status minference_read_config(tmx_plan *p, const char *text, size_t n_bytes, const char *name, int32_t n_heads, tmx_error *err);
-tmx_status minference_read_file(tmx_plan *p, const char *path, const tmx_model_info *info, tmx_error *err);
+/* head_tables.c: the table in the method's object of a plan file, if it is there; a configuration file, which is the table alone.
+ * False: out of memory.  n_heads: the model's. */
+tmx_status head_table_read_plan(const head_table *table, const strict_reader *r, const char *name, json_t *object, tmx_plan *p);
+bool head_table_add_json(const head_table *table, json_t *object, const tmx_plan *plan);
+tmx_status head_table_read_config(const head_table *table, tmx_plan *p, const char *text, size_t n_bytes, const char *name, int32_t n_heads,
+                                  tmx_error *err);
+tmx_status head_table_read_file(const head_table *table, tmx_plan *p, const char *path, const tmx_model_info *info, tmx_error *err);
 tmx_status minference_config_text(const tmx_plan *plan, char **text, size_t *n_bytes, tmx_error *err);
 /* "dense" -> TMX_PATTERN_DENSE, of n bytes; false if no kind has this name. */
 bool kind_of_name(const char *name, size_t n, tmx_pattern_kind *kind);

@@ -2,7 +2,8 @@
  *
  *   spec   = method [":" layers] | "preset:" name | "mix:" item {"," item} | path of a plan file
  *   item   = method "=" layers | "rest" "=" method            the rest is dense unless named
- *   method = "dense" | "streaming" | "triangle" | dynamic ["(" name "=" number {"," name "=" number} ")"] | "minference(" path ")"
+ *   method = "dense" | "streaming" | "triangle" | dynamic ["(" param {"," param} ")"] | "minference(" path ")"
+ *   param  = name "=" number | "thresholds=" path             the path without "," and ")"
  *   layers = range {"," range}, range = number ["-" number]   (plan_parse_layers) */
 #include "base/mem.h"
 #include "base/status.h"
@@ -62,10 +63,40 @@ static tmx_status parse_number(spec_cursor *c, const char *name, double *number,
     return TMX_OK;
 }
 
+/* A path of n characters, to a file that holds the method's table of heads. */
+static tmx_status parse_path(spec_cursor *c, const method *m, size_t n, tmx_error *err)
+{
+    char *copy = mem_alloc(n + 1, 1);
+    if (copy == NULL) return refuse(err, TMX_E_MEMORY, "plan: no memory for a path");
+    memcpy(copy, c->at, n);
+    const tmx_status status = head_table_read_file(m->table, c->plan, copy, c->info, err);
+    mem_free(copy);
+    c->at += n;
+    return status;
+}
+
+static bool is_table(const method *m, const char *name, size_t n)
+{
+    return m->table != NULL && !m->table->is_alone && strlen(m->table->field) == n && memcmp(name, m->table->field, n) == 0;
+}
+
+/* thresholds=FILE; its bit in `named` is the one behind those of the parameters. */
+static tmx_status parse_table(spec_cursor *c, const method *m, uint32_t *named, tmx_error *err)
+{
+    if (*named >> m->n_params & 1) return refuse_spec(c, err, "%s is named twice", m->table->field);
+    *named |= 1u << m->n_params;
+    c->at += strlen(m->table->field);
+    TRY(parse_mark(c, '=', err));
+    const size_t n = strcspn(c->at, ",)");
+    if (n == 0) return refuse_spec(c, err, "%s: expected a file", m->table->field);
+    return parse_path(c, m, n, err);
+}
+
 static tmx_status parse_param(spec_cursor *c, const method *m, uint32_t *named, tmx_error *err)
 {
     const char *name = c->at;
     const size_t n = word_length(name);
+    if (is_table(m, name, n)) return parse_table(c, m, named, err);
     for (int32_t i = 0; i < m->n_params; i++) {
         const method_param *param = &m->params[i];
         double value = 0;
@@ -85,6 +116,10 @@ static tmx_status parse_param(spec_cursor *c, const method *m, uint32_t *named, 
         const size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i == 0 ? "" : ", ", m->params[i].name);
     }
+    if (m->table != NULL && !m->table->is_alone) {
+        const size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, ", %s", m->table->field);
+    }
     if (n == 0) return refuse_spec(c, err, "expected one of %s", known);
     return refuse_spec(c, err, "%.*s: no parameter of %s, expected one of %s", (int)(n < 24 ? n : 24), name, tmx_pattern_name(m->kind), known);
 }
@@ -98,13 +133,9 @@ static tmx_status parse_file(spec_cursor *c, const method *m, tmx_error *err)
         if (path[n] == '\0') c->at += n;
         return refuse_spec(c, err, "expected a file and ')', or one of vertical, slash");
     }
-    char *copy = mem_alloc(n + 1, 1);
-    if (copy == NULL) return refuse(err, TMX_E_MEMORY, "plan: no memory for a path");
-    memcpy(copy, path, n);
-    const tmx_status status = m->read_file(c->plan, copy, c->info, err);
-    mem_free(copy);
-    c->at += n + 1;
-    return status;
+    TRY(parse_path(c, m, n, err));
+    c->at++;
+    return TMX_OK;
 }
 
 /* Values are checked where they can be named: the method's own check. */
@@ -117,7 +148,8 @@ static tmx_status parse_method(spec_cursor *c, tmx_pattern_kind *kind, tmx_error
     c->at += n;
     const method *m = method_of(*kind);
     if (m == NULL || *c->at != '(') return TMX_OK;
-    if (m->read_file != NULL && c->at[1 + word_length(c->at + 1)] != '=') return parse_file(c, m, err);
+    const bool is_file = m->table != NULL && m->table->is_alone && c->at[1 + word_length(c->at + 1)] != '=';
+    if (is_file) return parse_file(c, m, err);
     uint32_t named = 0;
     do {
         c->at++;

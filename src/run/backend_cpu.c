@@ -281,8 +281,13 @@ static int64_t attend_lists(chunk *c, tmx_pattern_kind kind, const tmx_attention
     const tmx_attention_seq *seq = params->seqs;
     const double start = now_ms();
     key_lists lists = key_lists_on(((const cpu_run *)s->state)->act.lists, params->n_heads, seq->q_begin, seq->n_q);
-    if (kind == TMX_PATTERN_FLEXPREFILL) attn_flexprefill(params, &s->plan->flexprefill, &lists, s->pool);
-    else attn_xattention(params, &s->plan->xattention, &lists, s->pool);
+    if (kind == TMX_PATTERN_FLEXPREFILL) {
+        attn_flexprefill(params, &s->plan->flexprefill, &lists, s->pool);
+    } else {
+        xattention method = s->plan->xattention;
+        method.thresholds = plan_thresholds(s->plan, c->layer);
+        attn_xattention(params, &method, &lists, s->pool);
+    }
     s->timings.estimate_ms += now_ms() - start;
     attn_over_lists(params, &lists, s->pool);
     if (watches_layer(s, c->layer)) watch_lists(s, &lists, seq->q_begin, seq->q_begin + seq->n_q);
@@ -389,7 +394,7 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
 }
 
 const backend backend_cpu = {
-    .dynamic_kinds = UINT32_MAX,
+    .dynamic_kinds = UINT32_MAX, .has_thresholds = true,
     .plan_memory = plan_memory, .create = create, .free = free_run,
     .embed = cpu_embed, .norm = norm, .product = product, .place_heads = cpu_place_heads, .attend = attend, .gate = cpu_gate,
     .experts = cpu_experts, .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,

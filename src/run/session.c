@@ -69,8 +69,12 @@ static tmx_status check_plan(const tmx_plan *plan, const tmx_model_info *info, i
         return refuse(err, TMX_E_UNSUPPORTED, "plan: %s layers run on the CPU only, the model is on %s",
                       tmx_pattern_name((tmx_pattern_kind)__builtin_ctz(unknown)), info->device);
     }
-    if (plan->heads != NULL && plan->n_heads != info->n_heads) {
-        return refuse(err, TMX_E_ARG, "plan: minference is configured for %d heads, the model has %d", plan->n_heads, info->n_heads);
+    if (plan->thresholds != NULL && plan_has(plan, TMX_PATTERN_XATTENTION) && !backend_of(info)->has_thresholds) {
+        return refuse(err, TMX_E_UNSUPPORTED, "plan: xattention's thresholds by head run on the CPU only, the model is on %s", info->device);
+    }
+    if (plan->n_heads != 0 && plan->n_heads != info->n_heads) {
+        return refuse(err, TMX_E_ARG, "plan: %s is configured for %d heads, the model has %d", plan->heads != NULL ? "minference" : "xattention",
+                      plan->n_heads, info->n_heads);
     }
     if (plan_has(plan, TMX_PATTERN_FLEXPREFILL) && n_ctx > FLEXPREFILL_MAX_CTX) {
         return refuse(err, TMX_E_ARG, "plan: flexprefill takes a context of up to %d tokens, the session has %d", FLEXPREFILL_MAX_CTX, n_ctx);

@@ -522,6 +522,8 @@ PY
     refused "plan: unknown preset"     2 "preset 'nobody': unknown"         plan -m "$model" --plan preset:nobody
     sed 's/"threshold": 0.95/"threshold": 2/' "$tmp/mix.json" >"$tmp/bad.json"
     refused "plan: a bad parameter in a file" 2 "bad.json: xattention threshold: 2, expected" plan -m "$model" --plan "$tmp/bad.json"
+    printf '[[0.9]]' >"$tmp/thresholds.json"
+    refused "plan: thresholds of another model" 2 "thresholds.json: 1 layers, expected 30" plan -m "$model" --plan "xattention(thresholds=$tmp/thresholds.json)"
     printf '[{"0": ["vertical_and_slash", 30,' >"$tmp/heads.json"
     refused "plan: heads cut short"    2 "heads.json:1:" plan -m "$model" --plan "minference($tmp/heads.json)"
     printf '[{"0": ["vertical_and_slash", 30, 800]}]' >"$tmp/heads.json"
