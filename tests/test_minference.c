@@ -82,7 +82,7 @@ static void runs_cover_the_lines(void **state)
         }
         lines l;
         put_lines(&l, n, is_column, is_distance);
-        int64_t n_pairs = 0;
+        int64_t n_pairs = 0, n_late = 0;
         for (int32_t t = 0; t < n; t += LINE_BLOCK) {
             bool is_seen[1024] = { false };
             int32_t last = 0, n_long = 0;
@@ -101,13 +101,15 @@ static void runs_cover_the_lines(void **state)
                 for (int32_t k = 0; k <= q; k++) {
                     assert_true(is_seen[k] || !(is_column[k] || is_distance[q - k]));
                     n_pairs += is_seen[k];
+                    n_late += is_seen[k] && t >= 2 * LINE_BLOCK;
                     bool is_near = is_column[k];       /* a run is longer than its distances by less than LINE_BLOCK at each end */
                     for (int32_t d = max_i32(0, q - k - 2 * LINE_BLOCK); d < min_i32(n, q - k + 2 * LINE_BLOCK); d++) is_near |= is_distance[d];
                     if (is_seen[k]) assert_true(is_near);
                 }
             }
         }
-        assert_int_equal(n_pairs, head_keys_pairs(&l.keys));
+        assert_int_equal(n_pairs, head_keys_pairs(&l.keys, 0));
+        assert_int_equal(n_late, head_keys_pairs(&l.keys, 2 * LINE_BLOCK));
     }
 }
 
@@ -235,9 +237,14 @@ static void prompt_free(prompt *p)
     free(p->q), free(p->k), free(p->v), free(p->out), free(p->lse), free(p->heads), free(p->room), free(p);
 }
 
-/* Runs both steps, or attention alone where chosen is NULL, with scratch that holds nothing good. */
-static void run(prompt *p, tmx_isa isa, tmx_pool *pool, const minference_head *chosen)
+/* Runs both steps, or attention alone where chosen is NULL, with scratch that holds nothing good, for the chunk from q_begin on. */
+static void run_from(prompt *p, tmx_isa isa, tmx_pool *pool, const minference_head *chosen, int32_t q_begin)
 {
+    const size_t at = q_at(p, q_begin, 0) * bytes_of(p->type);
+    p->seq.q = (char *)p->q + at;
+    p->seq.out = (char *)p->out + at;
+    p->seq.q_begin = q_begin;
+    p->seq.n_q = p->n - q_begin;
     const size_t n_bytes = attn_lists_scratch_bytes(&p->params, TMX_PATTERN_MINFERENCE, p->n, pool_n_threads(pool));
     p->params.isa = isa;
     p->params.scratch = mem_alloc(n_bytes, 1);
@@ -249,6 +256,8 @@ static void run(prompt *p, tmx_isa isa, tmx_pool *pool, const minference_head *c
     mem_free(p->params.scratch);
     p->params.scratch = NULL;
 }
+
+static void run(prompt *p, tmx_isa isa, tmx_pool *pool, const minference_head *chosen) { run_from(p, isa, pool, chosen, 0); }
 
 /* Relative L2 distance to the oracle over the predicate of p->heads. */
 static double distance(const prompt *p)
@@ -326,7 +335,7 @@ static void everything_is_dense_to_the_bit(void **state)
             for (int h = 0; h < 6; h++) p->heads[h] = all.keys;
             run(p, isa, i % 2 ? pool : NULL, NULL);
             assert_memory_equal(p->out, expected, out_bytes(p));
-            assert_int_equal(head_keys_pairs(&all.keys), tmx_pattern_pairs(&dense, p->n, 0, p->n));
+            assert_int_equal(head_keys_pairs(&all.keys, 0), tmx_pattern_pairs(&dense, p->n, 0, p->n));
         }
         free(expected);
         prompt_free(p);
@@ -407,7 +416,7 @@ static void estimates_match_f64(void **state)
         sharpen(p, 3);
         for (int32_t h = 0; h < p->n_heads; h++) chosen[h] = (minference_head){ MINFERENCE_VERTICAL_SLASH, 45 + 10 * h, 120 + 7 * h };
         FOR_EACH_ISA(isa) {
-            run(p, isa, isa % 2 ? pool : NULL, chosen);
+            run_from(p, isa, isa % 2 ? pool : NULL, chosen, i % 2 * KEY_BLOCK);        /* a chunk: the end of the rows is the end */
             for (int32_t h = 0; h < p->n_heads; h++) {
                 const head_keys *keys = &p->heads[h];
                 scores_f64(p, h, MINFERENCE_PROBE, by_key, by_distance);
@@ -436,10 +445,12 @@ static void blocks_match_f64(void **state)
             mean[1][i / LINE_BLOCK][c] += (double)((float *)p->k)[k_at(p, i, 0) + (size_t)c] / LINE_BLOCK;
         }
     }
-    FOR_EACH_ISA(isa) {
-        run(p, isa, NULL, &chosen);
+    for (int i = 0; i < 2 * (int)tmx_isa_best(); i++) {
+        const tmx_isa isa = (tmx_isa)(TMX_ISA_SCALAR + i / 2);
+        const int32_t q_begin = i % 2 * 101 * LINE_BLOCK / KEY_BLOCK * KEY_BLOCK;      /* a prompt, a chunk of its last blocks */
+        run_from(p, isa, NULL, &chosen, q_begin);
         assert_int_equal(p->heads[0].kind, HEAD_BLOCKS);
-        for (int32_t m = 0; m < NB; m++) {
+        for (int32_t m = q_begin / LINE_BLOCK; m < NB; m++) {
             double least = INFINITY, dropped = -INFINITY;
             int32_t n_kept = 0;
             for (int32_t b = 0; b <= m; b++) {
@@ -481,7 +492,7 @@ static void planted_lines_are_found(void **state)
         assert_true(has(p->heads[1].distances, p->heads[1].n_distances, DISTANCE));
         for (int32_t q = COLUMN; q < N; q += 37) assert_true(head_keys_visible(&p->heads[0], q, COLUMN));
         for (int32_t q = DISTANCE; q < N; q += 37) assert_true(head_keys_visible(&p->heads[1], q, q - DISTANCE));
-        const double density = (double)(head_keys_pairs(&p->heads[0]) + head_keys_pairs(&p->heads[1])) / 2 / (double)tmx_pattern_pairs(&dense, N, 0, N);
+        const double density = (double)(head_keys_pairs(&p->heads[0], 0) + head_keys_pairs(&p->heads[1], 0)) / 2 / (double)tmx_pattern_pairs(&dense, N, 0, N);
         if (!(density < 0.35)) fail_msg("density %.3f", density);
         prompt_free(p);
     }
@@ -503,6 +514,11 @@ static void threads_never_move_a_bit(void **state)
         memcpy(alone, p->out, out_bytes(p));
         run(p, isa, pool, chosen);
         assert_memory_equal(p->out, alone, out_bytes(p));
+        for (int32_t q_begin = 128; q_begin < 611 - MINFERENCE_PROBE; q_begin += 128) {    /* the rows of a chunk are those of the prompt that ends with it */
+            const size_t at = q_at(p, q_begin, 0) * bytes_of(p->type);
+            run_from(p, isa, pool, chosen, q_begin);
+            assert_memory_equal((char *)p->out + at, (char *)alone + at, out_bytes(p) - at);
+        }
         free(alone);
         prompt_free(p);
     }

@@ -71,8 +71,8 @@ static void a_layer_is_searched_as_defined(void **state)
                 assert_true(isinf(at->error));
                 continue;
             }
-            assert_true((double)head_keys_pairs(&found[h]) <= budget);
-            assert_true((double)head_keys_pairs(&found[h]) > 0.8 * budget);
+            assert_true((double)head_keys_pairs(&found[h], 0) <= budget);
+            assert_true((double)head_keys_pairs(&found[h], 0) > 0.8 * budget);
             if (!(fabs(at->error - difference / norm) <= 1e-4 * at->error + 1e-10)) {
                 fail_msg("head %zu, candidate %d: error %g, f64 %g", h, c, at->error, difference / norm);
             }

@@ -602,10 +602,10 @@ static void softmax_f64(double *x, int32_t n)
     for (int32_t i = 0; i < n; i++) x[i] /= sum;
 }
 
-/* What flexprefill.h defines for one head, from Q and K in f64. */
+/* What flexprefill.h defines for one head, from Q and K in f64; of a chunk, where it ends is the end. */
 static void measure_f64(const data *d, int32_t head, flex_reference *r)
 {
-    const int32_t n = d->n, nb = key_blocks_of(n), dim = d->s.head_dim, kv_head = head / (d->s.n_heads / d->s.n_kv_heads);
+    const int32_t n = d->n, nb = key_blocks_of(n), first = d->s.q_begin / KEY_BLOCK, dim = d->s.head_dim, kv_head = head / (d->s.n_heads / d->s.n_kv_heads);
     const double scale = 1 / sqrt((double)dim);
     double *p = malloc((size_t)n * sizeof *p), q[512], k[512];
     assert_non_null(p);
@@ -623,10 +623,11 @@ static void measure_f64(const data *d, int32_t head, flex_reference *r)
         }
     }
     mean_f64(d, true, head, n - KEY_BLOCK, n, q);
-    for (int32_t m = -1; m < nb; m++) {                    /* -1: pooled, over all blocks */
-        double *row = m < 0 ? r->pooled : r->map + m * (m + 1) / 2;
-        const int32_t n_row = m < 0 ? nb : m + 1;
-        if (m >= 0) mean_f64(d, true, head, m * KEY_BLOCK, min_i32(n, (m + 1) * KEY_BLOCK), q);
+    for (int32_t m = first - 1; m < nb; m++) {             /* before the first row: pooled, over all blocks */
+        const bool is_pooled = m < first;
+        double *row = is_pooled ? r->pooled : r->map + m * (m + 1) / 2 - first * (first + 1) / 2;
+        const int32_t n_row = is_pooled ? nb : m + 1;
+        if (!is_pooled) mean_f64(d, true, head, m * KEY_BLOCK, min_i32(n, (m + 1) * KEY_BLOCK), q);
         for (int32_t b = 0; b < n_row; b++) {
             mean_f64(d, false, kv_head, b * KEY_BLOCK, min_i32(n, (b + 1) * KEY_BLOCK), k);
             row[b] = scale * dot_f64(q, k, dim);
@@ -638,7 +639,7 @@ static void measure_f64(const data *d, int32_t head, flex_reference *r)
 
 static key_lists select_f64(const data *d, flexprefill f, double gamma, flex_reference *r, bool *is_query_aware)
 {
-    key_lists lists = key_lists_on(r->bits, 1, 0, d->n);
+    key_lists lists = key_lists_on(r->bits, 1, d->s.q_begin, d->s.n_q);
     const flex_head at = { .n = d->n, .by_key = r->by_key, .by_distance = r->by_distance, .pooled = r->pooled };
     f.gamma = gamma;
     *is_query_aware = flexprefill_select(&f, &at, &lists, 0, r->block_mass, r->order);
@@ -648,11 +649,12 @@ static key_lists select_f64(const data *d, flexprefill f, double gamma, flex_ref
 
 static void flex_estimate(data *d, tmx_pool *pool, const void *ctx)
 {
-    d->lists = key_lists_on(d->bits, d->s.n_heads, 0, d->s.n_q);
+    d->lists = key_lists_on(d->bits, d->s.n_heads, d->s.q_begin, d->s.n_q);
     attn_flexprefill(&d->params, ctx, &d->lists, pool);
 }
 
-/* The lists lie between those that exact measures give for a slightly smaller and a slightly larger gamma. */
+/* The lists lie between those that exact measures give for a slightly smaller and a slightly larger gamma.  Prompts, and chunks that end
+ * where the prompt does. */
 static void flexprefill_matches_f64(void **state)
 {
     (void)state;
@@ -660,9 +662,10 @@ static void flexprefill_matches_f64(void **state)
     tmx_pool *pool;
     assert_int_equal(tmx_pool_create(&pool, 3, NULL), TMX_OK);
     int64_t n_kept = 0, n_all = 0;
-    int n_aware = 0, n_slash = 0;
+    int n_aware[2] = { 0 }, n_slash[2] = { 0 };            /* of prompts, of chunks */
     for (int i = 0; i < 20; i++) {
-        const shape s = { 0, lengths[i % 5], 3, i % 2 ? 1 : 3, i % 3 ? 24 : 33, i / 5 % 2 ? TMX_TYPE_BF16 : TMX_TYPE_F32 };
+        const int32_t q_begin = i % 5 >= 2 && i % 2 == 0 ? 384 : 0;
+        const shape s = { q_begin, lengths[i % 5] - q_begin, 3, i % 2 ? 1 : 3, i % 3 ? 24 : 33, i / 5 % 2 ? TMX_TYPE_BF16 : TMX_TYPE_F32 };
         const flexprefill f = { .gamma = i % 4 < 2 ? 0.5 : 0.85, .tau = i < 10 ? 0.02 : 0.4, .min_budget = i % 3 == 0 ? 100 : 200 };
         data *d = data_make(s);
         d->kind = TMX_PATTERN_FLEXPREFILL;
@@ -676,26 +679,27 @@ static void flexprefill_matches_f64(void **state)
                 bool is_query_aware;
                 with_scratch(d, isa, isa % 2 ? pool : NULL, flex_estimate, &f);
                 key_lists low = select_f64(d, f, f.gamma - 1e-4, &r, &is_query_aware);
-                for (int32_t a = 0; a < (int32_t)nb; a++) {
+                for (int32_t a = d->lists.first_block; a < (int32_t)nb; a++) {
                     assert_int_equal(*key_list_of(&low, 0, a) & ~*key_list_of(&d->lists, h, a), 0);
                 }
                 key_lists high = select_f64(d, f, f.gamma + 1e-4, &r, &is_query_aware);
-                for (int32_t a = 0; a < (int32_t)nb; a++) {
+                for (int32_t a = d->lists.first_block; a < (int32_t)nb; a++) {
                     assert_int_equal(*key_list_of(&d->lists, h, a) & ~*key_list_of(&high, 0, a), 0);
                     assert_int_equal(*key_list_of(&d->lists, h, a) & (1u | 1u << a), 1u | 1u << a);
                 }
-                n_aware += is_query_aware;
-                n_slash += !is_query_aware;
+                n_aware[q_begin > 0] += is_query_aware;
+                n_slash[q_begin > 0] += !is_query_aware;
             }
         }
-        n_kept += key_lists_pairs(&d->lists, 0, d->n);
-        n_all += s.n_heads * tmx_pattern_pairs(&(tmx_pattern){ 0 }, d->n, 0, d->n);
+        n_kept += key_lists_pairs(&d->lists, q_begin, d->n);
+        n_all += s.n_heads * tmx_pattern_pairs(&(tmx_pattern){ 0 }, d->n, q_begin, d->n);
         free(r.by_key), free(r.by_distance), free(r.pooled), free(r.map), free(r.block_mass), free(r.order), free(r.bits);
         data_free(d);
     }
     tmx_pool_free(pool);
-    print_message("%d heads query-aware, %d vertical-slash; kept %.1f %% of the pairs\n", n_aware, n_slash, 100 * (double)n_kept / (double)n_all);
-    assert_true(n_aware > 0 && n_slash > 0 && n_kept < n_all);
+    print_message("%d + %d heads query-aware, %d + %d vertical-slash; kept %.1f %% of the pairs\n", n_aware[0], n_aware[1], n_slash[0], n_slash[1],
+                  100 * (double)n_kept / (double)n_all);
+    for (int i = 0; i < 2; i++) assert_true(n_aware[i] > 0 && n_slash[i] > 0 && n_kept < n_all);
 }
 
 /* A column that the last rows look at, and a diagonal on which they look back. */

@@ -35,12 +35,12 @@ void attn_heads_ref_f64(const tmx_attention_params *params, const head_keys *hea
  * dense pattern and scratch of attn_lists_scratch_bytes, 64-byte aligned.  Lists of all keys give tmx_attention's bits. */
 size_t attn_lists_scratch_bytes(const tmx_attention_params *params, tmx_pattern_kind kind, int32_t n_ctx, int32_t n_threads);
 void attn_xattention(const tmx_attention_params *params, const xattention *method, key_lists *lists, tmx_pool *pool);
-/* The whole prompt at once, longer than flexprefill_dense_tokens. */
+/* The whole prompt at once, or a chunk of at least KEY_BLOCK rows as if the prompt ended there; longer than flexprefill_dense_tokens. */
 void attn_flexprefill(const tmx_attention_params *params, const flexprefill *method, key_lists *lists, tmx_pool *pool);
 void attn_over_lists(const tmx_attention_params *params, const key_lists *lists, tmx_pool *pool);
 
-/* MInference, in the same two steps, with the same scratch: a whole prompt of more than 2 KEY_BLOCK rows from position 0.  room:
- * minference_room_bytes for each head, which holds what `found` points to.  chosen, found: [n_heads]. */
+/* MInference, in the same two steps, with the same scratch, for the same rows: up to a position beyond 2 KEY_BLOCK.  room:
+ * minference_room_bytes of that position for each head, which holds what `found` points to.  chosen, found: [n_heads]. */
 void attn_minference(const tmx_attention_params *params, const minference_head *chosen, head_keys *found, uint64_t *room, tmx_pool *pool);
 void attn_over_heads(const tmx_attention_params *params, const head_keys *heads, tmx_pool *pool);
 size_t attn_minference_bytes(int32_t head_dim, int32_t n_ctx);         /* of a thread: part of attn_lists_scratch_bytes */

@@ -185,8 +185,7 @@ struct attn_kernel {
     /* S2O: returns how many keys of the history the rows of the task saw. */
     int32_t (*run_ranked)(const attn_job *job, const attn_task *task, const attn_ranked_keys *ranked, void *scratch);
     void (*block_mass)(const attn_job *job, const attn_mass_task *task, const attn_mass_layout *at, void *scratch);
-    /* by_key and by_distance of flexprefill.h for one query head of a whole prompt of more than n_probe rows, a multiple of
-     * ATTN_MAX_BLOCK. */
+    /* by_key and by_distance of flexprefill.h for one query head: the last n_probe rows, a multiple of ATTN_MAX_BLOCK, look at all keys. */
     void (*tail_mass)(const attn_job *job, int32_t head, int32_t n_probe, const attn_tail_layout *at, void *scratch);
     void (*decode)(const attn_decode_part *part);
 };

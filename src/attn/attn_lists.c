@@ -114,7 +114,7 @@ static void run_tail_task(void *ctx, int32_t head, int32_t thread)
 {
     const tail_run *run = ctx;
     const tmx_attention_params *p = run->job.params;
-    const int32_t n = p->seqs->n_q, nb = key_blocks_of(n), dim = p->head_dim;
+    const int32_t n = end_of(p), n_q = p->seqs->n_q, nb = key_blocks_of(n), first = run->lists->first_block, dim = p->head_dim;
     const double scale = (double)run->job.scale;
     char *scratch = run->scratch + (size_t)thread * run->at.n_bytes;
     double *mean_q = (double *)(void *)(scratch + run->at.mean_q), *mean_k = (double *)(void *)(scratch + run->at.mean_k);
@@ -126,24 +126,26 @@ static void run_tail_task(void *ctx, int32_t head, int32_t thread)
 
     run->job.kernel->tail_mass(&run->job, head, KEY_BLOCK, &run->at, scratch);
     block_means(k, p->kv_type, p->k_pos_stride, n, dim, mean_k);
-    attn_mean_of_rows(q, p->q_type, p->q_pos_stride, n - KEY_BLOCK, n, dim, KEY_BLOCK, mean_q);
+    attn_mean_of_rows(q, p->q_type, p->q_pos_stride, n_q - KEY_BLOCK, n_q, dim, KEY_BLOCK, mean_q);
     softmax_row(mean_q, mean_k, nb, dim, scale, pooled);
     const flex_head found = { .n = n, .by_key = (const double *)(const void *)(scratch + run->at.by_key), .pooled = pooled,
                               .by_distance = (const double *)(const void *)(scratch + run->at.by_distance) };
     double *block_mass = (double *)(void *)(scratch + run->at.block_mass);
     if (!flexprefill_select(run->method, &found, run->lists, head, block_mass, order)) return;
-    block_means(q, p->q_type, p->q_pos_stride, n, dim, mean_q);
-    for (int32_t b = 0; b < nb; b++) softmax_row(mean_q + b * dim, mean_k, b + 1, dim, scale, map + b * (b + 1) / 2);
+    block_means(q, p->q_type, p->q_pos_stride, n_q, dim, mean_q);
+    for (int32_t b = first; b < nb; b++) {
+        softmax_row(mean_q + (b - first) * dim, mean_k, b + 1, dim, scale, map + flexprefill_map_row(b) - flexprefill_map_row(first));
+    }
     flexprefill_select_tiles(run->method, map, run->lists, head, order);
 }
 
 void attn_flexprefill(const tmx_attention_params *params, const flexprefill *method, key_lists *lists, tmx_pool *pool)
 {
     assert_ready(params, lists);
-    assert(params->seqs->q_begin == 0 && params->seqs->n_q > 2 * KEY_BLOCK);
+    assert(params->seqs->n_q >= KEY_BLOCK && end_of(params) > 2 * KEY_BLOCK);
     tail_run run = {
         .job = attn_job_of(params),
-        .method = method, .lists = lists, .scratch = params->scratch, .at = attn_tail_layout_of(params->head_dim, params->seqs->n_q),
+        .method = method, .lists = lists, .scratch = params->scratch, .at = attn_tail_layout_of(params->head_dim, end_of(params)),
     };
     pool_run(pool, params->n_heads, run_tail_task, &run);
 }

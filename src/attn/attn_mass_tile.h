@@ -256,7 +256,8 @@ static void tail_mass(const attn_job *job, int32_t head, int32_t n_probe, const 
     const tmx_attention_seq *seq = job->params->seqs;
     char *base = scratch;
     const tail_state st = {
-        .params = job->params, .head = head, .kv_head = head / job->n_group, .n = seq->n_q, .first = seq->n_q - n_probe,
+        .params = job->params, .head = head, .kv_head = head / job->n_group, .n = seq->q_begin + seq->n_q,
+        .first = seq->q_begin + seq->n_q - n_probe,
         .n_cells = ((size_t)job->params->head_dim + CELL - 1) / CELL, .scale_log2 = job->scale * (float)M_LOG2E,
         .q = (cell *)(base + at->q), .stage = (cell *)(base + at->stage), .k = (cell *)(base + at->k), .s = (float *)(base + at->s),
     };

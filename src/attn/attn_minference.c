@@ -46,6 +46,8 @@ typedef struct estimate_run {
     char *scratch;
 } estimate_run;
 
+static int32_t end_of(const tmx_attention_params *p) { return p->seqs->q_begin + p->seqs->n_q; }
+
 /* Means of blocks of LINE_BLOCK rows, a last short one padded with zeros. */
 static void line_block_means(const void *x, tmx_type type, size_t stride, int32_t n, int32_t head_dim, double *means)
 {
@@ -58,15 +60,15 @@ static head_keys find_blocks(const estimate_run *run, int32_t head, char *scratc
 {
     const tmx_attention_params *p = run->job.params;
     const tmx_attention_seq *seq = p->seqs;
-    const int32_t n = seq->n_q, dim = p->head_dim;
+    const int32_t n = end_of(p), dim = p->head_dim;
     double *mean_q = (double *)(void *)(scratch + run->at.mean_q), *mean_k = (double *)(void *)(scratch + run->at.mean_k);
     double *scores = (double *)(void *)(scratch + run->at.scores);
     int32_t *order = (int32_t *)(void *)(scratch + run->at.order);
     const size_t q_at = (size_t)head * p->q_head_stride, k_at = (size_t)(head / run->job.n_group) * p->k_head_stride;
-    line_block_means((const char *)seq->q + q_at * attn_element_bytes(p->q_type), p->q_type, p->q_pos_stride, n, dim, mean_q);
+    line_block_means((const char *)seq->q + q_at * attn_element_bytes(p->q_type), p->q_type, p->q_pos_stride, seq->n_q, dim, mean_q);
     line_block_means((const char *)seq->k + k_at * attn_element_bytes(p->kv_type), p->kv_type, p->k_pos_stride, n, dim, mean_k);
     head_keys keys = minference_blocks_on(room, n);
-    for (int32_t m = 0; m < line_blocks_of(n); m++, mean_q += dim) {
+    for (int32_t m = seq->q_begin / LINE_BLOCK; m < line_blocks_of(n); m++, mean_q += dim) {
         for (int32_t b = 0; b <= m; b++) {
             scores[b] = 0;
             for (int32_t d = 0; d < dim; d++) scores[b] += mean_q[d] * mean_k[(size_t)b * (size_t)dim + (size_t)d];
@@ -78,7 +80,7 @@ static head_keys find_blocks(const estimate_run *run, int32_t head, char *scratc
 
 static head_keys find_lines(const estimate_run *run, int32_t head, char *scratch, uint64_t *room)
 {
-    const int32_t n = run->job.params->seqs->n_q;
+    const int32_t n = end_of(run->job.params);
     double *by_key = (double *)(void *)(scratch + run->at.tail.by_key);
     double *by_distance = (double *)(void *)(scratch + run->at.tail.by_distance);
     run->job.kernel->tail_mass(&run->job, head, MINFERENCE_PROBE, &run->at.tail, scratch);
@@ -94,7 +96,7 @@ static head_keys find_lines(const estimate_run *run, int32_t head, char *scratch
 static void run_estimate_task(void *ctx, int32_t head, int32_t thread)
 {
     const estimate_run *run = ctx;
-    const int32_t n = run->job.params->seqs->n_q;
+    const int32_t n = end_of(run->job.params);
     char *scratch = run->scratch + (size_t)thread * run->at.n_bytes;
     uint64_t *room = run->room + (size_t)head * (minference_room_bytes(n) / sizeof *room);
     if (minference_is_known(&run->chosen[head], n, &run->found[head])) return;
@@ -102,19 +104,19 @@ static void run_estimate_task(void *ctx, int32_t head, int32_t thread)
     run->found[head] = is_blocks ? find_blocks(run, head, scratch, room) : find_lines(run, head, scratch, room);
 }
 
-static void assert_whole(const tmx_attention_params *p)
+static void assert_ready(const tmx_attention_params *p)
 {
     assert(p->pattern.kind == TMX_PATTERN_DENSE && p->n_seqs == 1 && p->scratch != NULL);
-    assert(p->seqs->q_begin == 0 && p->seqs->n_q == p->seqs->n_prompt && p->seqs->n_q > 2 * KEY_BLOCK);
+    assert(p->seqs->q_begin % KEY_BLOCK == 0 && p->seqs->n_q >= MINFERENCE_PROBE && end_of(p) > 2 * KEY_BLOCK);
     (void)p;
 }
 
 void attn_minference(const tmx_attention_params *params, const minference_head *chosen, head_keys *found, uint64_t *room, tmx_pool *pool)
 {
-    assert_whole(params);
+    assert_ready(params);
     estimate_run run = {
         .job = attn_job_of(params), .chosen = chosen,
-        .found = found, .room = room, .scratch = params->scratch, .at = estimate_layout_of(params->head_dim, params->seqs->n_q),
+        .found = found, .room = room, .scratch = params->scratch, .at = estimate_layout_of(params->head_dim, end_of(params)),
     };
     pool_run(pool, params->n_heads, run_estimate_task, &run);
 }
@@ -132,8 +134,8 @@ static void run_heads_task(void *ctx, int32_t index, int32_t thread)
 {
     const heads_run *run = ctx;
     tmx_attention_params params = *run->job.params;
-    const int32_t n = params.seqs->n_q, n_heads = params.n_heads, n_tasks = (n + TASK_ROWS - 1) / TASK_ROWS;
-    const int32_t head = index % n_heads, begin = (n_tasks - 1 - index / n_heads) * TASK_ROWS, end = min_i32(n, begin + TASK_ROWS);
+    const int32_t n_heads = params.n_heads, n_tasks = (params.seqs->n_q + TASK_ROWS - 1) / TASK_ROWS, head = index % n_heads;
+    const int32_t begin = params.seqs->q_begin + (n_tasks - 1 - index / n_heads) * TASK_ROWS, end = min_i32(end_of(&params), begin + TASK_ROWS);
     const head_keys *keys = &run->job.heads[head];
     const bool is_static = keys->kind == HEAD_DENSE || keys->kind == HEAD_WINDOW;
     void *scratch = run->scratch + (size_t)thread * run->thread_bytes;
@@ -152,7 +154,7 @@ static void run_heads_task(void *ctx, int32_t index, int32_t thread)
 
 void attn_over_heads(const tmx_attention_params *params, const head_keys *heads, tmx_pool *pool)
 {
-    assert_whole(params);
+    assert_ready(params);
     heads_run run = {
         .job = attn_job_of(params), .scratch = params->scratch, .thread_bytes = attn_layout_of(params->head_dim).n_bytes,
     };

@@ -37,14 +37,16 @@ int32_t flexprefill_coverage(const double *x, int32_t n, double gamma, int32_t *
     return n + 1;
 }
 
+static int32_t end_block(const key_lists *lists) { return lists->first_block + lists->n_blocks; }
+
 void flexprefill_keep_column(key_lists *lists, int32_t head, int32_t k_block)
 {
-    for (int32_t row = k_block; row < lists->n_blocks; row++) key_list_add(key_list_of(lists, head, row), k_block);
+    for (int32_t row = max_i32(k_block, lists->first_block); row < end_block(lists); row++) key_list_add(key_list_of(lists, head, row), k_block);
 }
 
 void flexprefill_keep_diagonal(key_lists *lists, int32_t head, int32_t offset)
 {
-    for (int32_t row = offset; row < lists->n_blocks; row++) key_list_add(key_list_of(lists, head, row), row - offset);
+    for (int32_t row = max_i32(offset, lists->first_block); row < end_block(lists); row++) key_list_add(key_list_of(lists, head, row), row - offset);
 }
 
 static double sum_of(const double *x, int32_t n)
@@ -75,7 +77,7 @@ static bool is_nearer(const double *a, const double *b, int32_t n, double tau)
 /* The forced block, then the heaviest of the others until there are `budget`. */
 static void keep_heaviest(key_lists *lists, int32_t head, double *block, int32_t budget, bool is_diagonal, int32_t *order)
 {
-    const int32_t nb = lists->n_blocks;
+    const int32_t nb = end_block(lists);
     block[0] = INFINITY;
     heaviest left = heaviest_of(block, 0, nb, order);
     for (int32_t i = 0; i < budget; i++) {
@@ -87,9 +89,9 @@ static void keep_heaviest(key_lists *lists, int32_t head, double *block, int32_t
 
 bool flexprefill_select(const flexprefill *f, const flex_head *at, key_lists *lists, int32_t head, double *block_mass, int32_t *order)
 {
-    const int32_t nb = lists->n_blocks, least = min_i32(nb, key_blocks_of(f->min_budget));
+    const int32_t nb = end_block(lists), least = min_i32(nb, key_blocks_of(f->min_budget));
     double *columns = block_mass, *diagonals = block_mass + nb;
-    assert(lists->first_block == 0 && nb == key_blocks_of(at->n));
+    assert(nb == key_blocks_of(at->n));
     const double whole = sum_of(at->by_key, at->n) + sum_of(at->by_distance, at->n) + sum_of(at->pooled, nb);
     if (f->gamma >= 1 || !isfinite(whole)) {
         for (int32_t b = 0; b < nb; b++) flexprefill_keep_column(lists, head, b);
@@ -115,16 +117,16 @@ bool flexprefill_select(const flexprefill *f, const flex_head *at, key_lists *li
 
 void flexprefill_select_tiles(const flexprefill *f, const double *map, key_lists *lists, int32_t head, int32_t *order)
 {
-    const int32_t nb = lists->n_blocks, n_tiles = nb * (nb + 1) / 2;
+    const int32_t nb = end_block(lists), first_tile = flexprefill_map_row(lists->first_block), n_tiles = flexprefill_map_row(nb) - first_tile;
     heaviest left = heaviest_of(map, 0, n_tiles, order);
     double sum = 0;
     for (int32_t i = 0; i < n_tiles; i++) {
-        const int32_t tile = heaviest_next(&left);
-        sum += map[tile];
-        if (sum > f->gamma * nb) return;
-        int32_t row = (int32_t)((sqrt(8.0 * tile + 1) - 1) / 2);       /* row (row + 1) / 2 <= tile, up to rounding */
-        while (row * (row + 1) / 2 > tile) row--;
-        while ((row + 1) * (row + 2) / 2 <= tile) row++;
-        key_list_add(key_list_of(lists, head, row), tile - row * (row + 1) / 2);
+        const int32_t at = heaviest_next(&left), tile = first_tile + at;
+        sum += map[at];
+        if (sum > f->gamma * lists->n_blocks) return;
+        int32_t row = (int32_t)((sqrt(8.0 * tile + 1) - 1) / 2);       /* of the map, up to rounding */
+        while (flexprefill_map_row(row) > tile) row--;
+        while (flexprefill_map_row(row + 1) <= tile) row++;
+        key_list_add(key_list_of(lists, head, row), tile - flexprefill_map_row(row));
     }
 }

@@ -13,7 +13,10 @@
  *
  * A head is query-aware if the Jensen-Shannon distance of pooled and V is below tau: means of blocks then tell enough.  It keeps
  * the least budget of both, and of the map Z[m][n] = softmax over n <= m of (mean Q of m) . (mean K of n) / sqrt(head_dim) the
- * heaviest tiles that add up to at most gamma nb (ties: the earlier in row order). */
+ * heaviest tiles that add up to at most gamma nb (ties: the earlier in row order).
+ *
+ * Lists of a chunk's rows alone: the prompt is taken to end with the chunk, and of the map there are the chunk's rows, of which the
+ * heaviest tiles may add up to gamma times their number. */
 #ifndef TMX_PATTERN_FLEXPREFILL_H
 #define TMX_PATTERN_FLEXPREFILL_H
 
@@ -34,7 +37,7 @@ int32_t flexprefill_dense_tokens(const flexprefill *f);
 
 /* What attn/ measured of one head. */
 typedef struct flex_head {
-    int32_t n;                     /* > KEY_BLOCK */
+    int32_t n;                     /* > KEY_BLOCK: where the rows that have lists end */
     const double *by_key, *by_distance;    /* [n] */
     const double *pooled;          /* [nb] */
 } flex_head;
@@ -42,12 +45,14 @@ typedef struct flex_head {
 /* Sets the lists of a head, which were empty, up to a query-aware head's own tiles; returns whether it is one.  Numbers that are
  * no numbers keep everything.  block_mass: scratch [2 nb]; order: scratch, int32 [n]. */
 bool flexprefill_select(const flexprefill *f, const flex_head *at, key_lists *lists, int32_t head, double *block_mass, int32_t *order);
-/* The tiles of a query-aware head: map [nb (nb + 1) / 2], row m at m (m + 1) / 2; order: scratch of as many. */
+/* The tiles of a query-aware head: map of the rows that have lists, row m at flexprefill_map_row(m) - flexprefill_map_row(first one);
+ * order: scratch of as many. */
+static inline int32_t flexprefill_map_row(int32_t m) { return m * (m + 1) / 2; }
 void flexprefill_select_tiles(const flexprefill *f, const double *map, key_lists *lists, int32_t head, int32_t *order);
 
 /* 1 + how many of the largest x add up to at most gamma. */
 int32_t flexprefill_coverage(const double *x, int32_t n, double gamma, int32_t *order);
-/* Tiles of a column or of a diagonal, for all query blocks. */
+/* Tiles of a column or of a diagonal, for all query blocks that have lists. */
 void flexprefill_keep_column(key_lists *lists, int32_t head, int32_t k_block);
 void flexprefill_keep_diagonal(key_lists *lists, int32_t head, int32_t offset);
 

@@ -91,14 +91,14 @@ bool head_keys_visible(const head_keys *head, int32_t q_pos, int32_t k_pos)
     return false;
 }
 
-int64_t head_keys_pairs(const head_keys *head)
+int64_t head_keys_pairs(const head_keys *head, int32_t q_begin)
 {
     if (head->kind == HEAD_WINDOW) {
         const tmx_pattern window = window_of(head);
-        return tmx_pattern_pairs(&window, head->n, 0, head->n);
+        return tmx_pattern_pairs(&window, head->n, q_begin, head->n);
     }
     int64_t n = 0;
-    for (int32_t t = 0; t < head->n; t += LINE_BLOCK) {
+    for (int32_t t = q_begin; t < head->n; t += LINE_BLOCK) {
         const int64_t n_rows = min_i32(LINE_BLOCK, head->n - t);
         line_runs it = line_runs_of(head, t);
         for (int32_t begin, end; line_runs_next(&it, &begin, &end);) {

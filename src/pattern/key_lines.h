@@ -25,7 +25,7 @@ typedef enum head_keys_kind {
 
 typedef struct head_keys {
     head_keys_kind kind;
-    int32_t n;                     /* prompt */
+    int32_t n;                     /* prompt, or where the chunk ends that the keys were found for */
     int32_t n_sink, n_window;
     int32_t n_columns, n_distances;
     const int32_t *columns;        /* [n_columns], ascending, none twice */
@@ -52,7 +52,7 @@ line_runs line_runs_of(const head_keys *head, int32_t t);
 bool line_runs_next(line_runs *it, int32_t *k_begin, int32_t *k_end);
 
 bool head_keys_visible(const head_keys *head, int32_t q_pos, int32_t k_pos);
-/* Visible pairs of all rows. */
-int64_t head_keys_pairs(const head_keys *head);
+/* Visible pairs of rows [q_begin, n); q_begin is a multiple of LINE_BLOCK. */
+int64_t head_keys_pairs(const head_keys *head, int32_t q_begin);
 
 #endif

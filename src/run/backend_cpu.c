@@ -252,14 +252,14 @@ static int64_t search_heads(chunk *c, const tmx_attention_params *params)
     int64_t n_pairs = 0;
     for (int32_t h = 0; h < params->n_heads; h++) {
         a->found_heads[h] = (head_keys){ .kind = HEAD_DENSE, .n = params->seqs->n_q };
-        n_pairs += head_keys_pairs(&a->found_heads[h]);
+        n_pairs += head_keys_pairs(&a->found_heads[h], 0);
     }
     attn_over_heads(params, a->found_heads, s->pool);
     search_layer(s->search, c->layer, params, a->chosen_heads, a->found_heads, a->lists, s->pool);
     return n_pairs;
 }
 
-/* A whole prompt by MInference; returns its pairs over all heads. */
+/* By MInference; returns the pairs over all heads. */
 static int64_t attend_heads(chunk *c, const tmx_attention_params *params)
 {
     tmx_session *s = c->s;
@@ -270,8 +270,8 @@ static int64_t attend_heads(chunk *c, const tmx_attention_params *params)
     attn_minference(params, a->chosen_heads, a->found_heads, a->lists, s->pool);
     s->timings.estimate_ms += now_ms() - start;
     attn_over_heads(params, a->found_heads, s->pool);
-    if (watches_layer(s, c->layer)) watch_head(s, &a->found_heads[s->watch.head]);
-    for (int32_t h = 0; h < params->n_heads; h++) n_pairs += head_keys_pairs(&a->found_heads[h]);
+    if (watches_layer(s, c->layer)) watch_head(s, &a->found_heads[s->watch.head], params->seqs->q_begin);
+    for (int32_t h = 0; h < params->n_heads; h++) n_pairs += head_keys_pairs(&a->found_heads[h], params->seqs->q_begin);
     return n_pairs;
 }
 

@@ -62,7 +62,7 @@ static void fit_sizes(head_search *search, int32_t which, double budget, const t
         attn_minference(params, chosen, found, room, pool);
         for (int32_t h = 0; h < n_heads; h++) {
             const double middle = (search->least[h] + search->most[h]) / 2;
-            *((double)head_keys_pairs(&found[h]) <= budget ? &search->least[h] : &search->most[h]) = middle;
+            *((double)head_keys_pairs(&found[h], 0) <= budget ? &search->least[h] : &search->most[h]) = middle;
         }
     }
     for (int32_t h = 0; h < n_heads; h++) chosen[h] = scaled(&candidates[which], search->least[h], n);
@@ -89,7 +89,7 @@ void search_layer(head_search *search, int32_t layer, const tmx_attention_params
             if (!search->is_seen[layer] || chosen[h].a < at->head.a) at->head.a = chosen[h].a;
             if (!search->is_seen[layer] || chosen[h].b < at->head.b) at->head.b = chosen[h].b;
             at->head.type = chosen[h].type;
-            at->error += (double)head_keys_pairs(&found[h]) <= budget ? search->error[h] : INFINITY;
+            at->error += (double)head_keys_pairs(&found[h], 0) <= budget ? search->error[h] : INFINITY;
         }
     }
     search->is_seen[layer] = true;

@@ -62,14 +62,14 @@ void watch_lists(tmx_session *s, const key_lists *lists, int32_t q_begin, int32_
     }
 }
 
-void watch_head(tmx_session *s, const head_keys *head)
+void watch_head(tmx_session *s, const head_keys *head, int32_t q_begin)
 {
     if (head->kind == HEAD_WINDOW) {
         const tmx_pattern window = { .kind = TMX_PATTERN_STREAMING, .n_sink = head->n_sink, .n_window = head->n_window };
-        watch_static(s, &window, head->n, 0, head->n);
+        watch_static(s, &window, head->n, q_begin, head->n);
         return;
     }
-    for (int32_t q = 0; q < head->n; q++) {
+    for (int32_t q = q_begin; q < head->n; q++) {
         line_runs it = line_runs_of(head, q - q % LINE_BLOCK);
         for (int32_t begin, end; line_runs_next(&it, &begin, &end);) count_keys(tiles_of_row(s, q), begin, min_i32(end, q + 1));
     }
