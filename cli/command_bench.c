@@ -144,11 +144,12 @@ static int add_plan(benchmark *b, const char *spec)
     const bench_options *o = b->options;
     bench_facts *f = &b->facts;
     const int32_t i = f->n_plans;
-    const plan_choice choice = { .spec = spec, .n_sink = o->n_sink, .n_window = o->n_window, .n_last = o->n_last };
+    const plan_choice choice = { .spec = spec, .n_sink = o->n_sink, .n_window = o->n_window, .n_last = o->n_last,
+                                 .estimate = o->estimate };
     const int code = plan_choose(&choice, tmx_model_info_get(b->model), &b->plans[i]);
     if (code != 0) return code;
     f->plans[i] = b->plans[i];
-    plan_label(f->labels[i], spec, f->labels, i);
+    plan_label(f->labels[i], spec, b->plans[i], f->labels, i);
     f->n_plans++;
     return 0;
 }

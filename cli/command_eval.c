@@ -68,11 +68,12 @@ static int parse_values(const char *option, const char *text, int64_t min, int64
 static int add_plan(evaluation *e, const char *spec, int32_t n_sink, int32_t n_window, int32_t n_last)
 {
     const int32_t i = e->params.n_plans;
-    const plan_choice choice = { .spec = spec, .n_sink = n_sink, .n_window = n_window, .n_last = n_last };
+    const plan_choice choice = { .spec = spec, .n_sink = n_sink, .n_window = n_window, .n_last = n_last,
+                                 .estimate = e->options->estimate };
     if (i == EVAL_MAX_PLANS) return complain(EXIT_USAGE, "more than %d plans", EVAL_MAX_PLANS);
     const int code = plan_choose(&choice, tmx_model_info_get(e->model), &e->plans[i]);
     if (code != 0) return code;
-    plan_label(e->labels[i], spec, e->labels, i);
+    plan_label(e->labels[i], spec, e->plans[i], e->labels, i);
     e->columns[i] = (eval_plan){ .label = e->labels[i], .plan = e->plans[i] };
     e->params.n_plans++;
     return 0;
@@ -131,7 +132,8 @@ static int make_sweep(evaluation *e)
     if (code != 0) return code;
 
     tmx_plan *base;
-    const plan_choice choice = { .spec = o->plans.items[0], .n_sink = o->n_sink, .n_window = o->n_window, .n_last = o->n_last };
+    const plan_choice choice = { .spec = o->plans.items[0], .n_sink = o->n_sink, .n_window = o->n_window, .n_last = o->n_last,
+                                 .estimate = o->estimate };
     code = plan_choose(&choice, tmx_model_info_get(e->model), &base);
     if (code != 0) return code;
     const tmx_pattern *p = last_pattern(base);

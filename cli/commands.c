@@ -45,7 +45,14 @@ _Static_assert(TMX_TYPE_DEFAULT == 0 && TMX_TYPE_F32 == 1 && TMX_TYPE_BF16 == 2,
       .help = "tokens of the sliding window of those layers, the row's own token counted" }, \
     { .group = "Plan", .name = "last", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1, \
       .fallback = "the plan's, which is 128 unless it says otherwise", .offset = offsetof(type, plan.n_last), \
-      .help = "last rows of the prompt that see everything in a triangle layer" }
+      .help = "last rows of the prompt that see everything in a triangle layer" }, \
+    ESTIMATE_ROW("Plan", type, plan.estimate, "the plan's")
+
+#define ESTIMATE_ROW(section, type, member, whose) \
+    { .group = section, .name = "estimate", .argument = "HOW", .kind = OPTION_TEXT, .fallback = whose ", which is one-shot unless it says otherwise", \
+      .offset = offsetof(type, member), \
+      .help = "how flexprefill and minference, which look at a prompt's end, estimate: one-shot, for the whole prompt; per-chunk or " \
+              "per-chunk:N, for each N (2048) tokens as if the prompt ended there, which is another method with other results" }
 
 #define DEVICE_ROW(type, what) \
     { .group = "Machine", .name = "device", .argument = "NAME", .kind = OPTION_TEXT, .fallback = "auto", \
@@ -389,6 +396,7 @@ static const option_spec eval_rows[] = {
     { .group = "Plans", .name = "last", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1,
       .fallback = "each plan's own", AT(n_last),
       .help = "last rows that see everything in a triangle layer" },
+    ESTIMATE_ROW("Plans", eval_options, estimate, "each plan's own"),
     { .group = "Plans", .name = "sweep", .argument = "NAME=N,N", .kind = OPTION_TEXT, .fallback = "none", AT(sweep),
       .help = "dense against one --plan with a size changed: window=128,256,512 (or sink=, last=); "
               "layers=0..30 takes the plan's pattern to the deepest 0, 1, ... 30 layers" },
@@ -474,6 +482,7 @@ static const option_spec bench_rows[] = {
     { .group = "Plans", .name = "last", .argument = "N", .kind = OPTION_COUNT, .max = MAX_TOKENS, .initial = -1,
       .fallback = "each plan's own", AT(n_last),
       .help = "last rows that see everything in a triangle layer" },
+    ESTIMATE_ROW("Plans", bench_options, estimate, "each plan's own"),
 
     { .group = "Kernels", .name = "kernels", .kind = OPTION_SWITCH, AT(is_kernels),
       .help = "time attention by pattern and the matrix products alone, on every instruction set this CPU has (but scalar: "
@@ -597,11 +606,33 @@ static bool refuse_line(char *why, size_t size, const char *line)
     return false;
 }
 
+bool estimate_parse(const char *text, int32_t *rows)
+{
+    static const char per_chunk[] = "per-chunk", sized[] = "per-chunk:";
+    int64_t n;
+    *rows = strcmp(text, per_chunk) == 0 ? 2048 : 0;
+    if (*rows != 0 || strcmp(text, "one-shot") == 0) return true;
+    if (strncmp(text, sized, sizeof sized - 1) != 0 || !parse_integer(text + sizeof sized - 1, &n)) return false;
+    if (n < 256 || n > 1 << 24 || n % 128 != 0) return false;
+    *rows = (int32_t)n;
+    return true;
+}
+
+static bool estimate_check(const char *estimate, bool has_plan, char *why, size_t size)
+{
+    int32_t ignored;
+    if (estimate == NULL) return true;
+    if (!has_plan) return refuse_line(why, size, "option --estimate needs --plan");
+    if (estimate_parse(estimate, &ignored)) return true;
+    snprintf(why, size, "option --estimate: '%.40s' is not one-shot, per-chunk or per-chunk:N with N a multiple of 128 from 256 to 16777216", estimate);
+    return false;
+}
+
 static bool plan_choice_check(const plan_choice *p, char *why, size_t size)
 {
     const bool has_sizes = p->n_sink >= 0 || p->n_window >= 0 || p->n_last >= 0;
     if (has_sizes && p->spec == NULL) return refuse_line(why, size, "options --sink, --window and --last need --plan");
-    return true;
+    return estimate_check(p->estimate, p->spec != NULL, why, size);
 }
 
 static bool conversation_check(const run_options *o, char *why, size_t size)
@@ -648,7 +679,7 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
     if (o->model == NULL) return refuse_line(why, size, "no model: give -m FILE");
     if (o->search != NULL) {
         if (strcmp(o->search, "minference") != 0) return refuse_line(why, size, "option --search: the one method is minference");
-        if (o->plan.spec != NULL || o->probe != NULL || o->budget != NULL || o->n_layers >= 0 || o->order != NULL || o->picture != NULL
+        if (o->plan.spec != NULL || o->plan.estimate != NULL || o->probe != NULL || o->budget != NULL || o->n_layers >= 0 || o->order != NULL || o->picture != NULL
             || o->note != NULL || o->curve_step > 0 || o->objective != OBJECTIVE_LAYERS) {
             return refuse_line(why, size, "option --search takes --keep, --task, --tokens, --samples and --seed, and no plan or probe");
         }
@@ -671,7 +702,7 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
     if (o->probe == NULL && o->n_layers >= 0) return refuse_line(why, size, "option --layers needs --probe FILE");
     if (o->probe == NULL && o->order != NULL) return refuse_line(why, size, "option --order needs --probe FILE");
     if (o->note != NULL && o->output == NULL) return refuse_line(why, size, "option --note needs -o FILE");
-    return true;
+    return estimate_check(o->plan.estimate, o->plan.spec != NULL, why, size);
 }
 
 bool probe_options_check(const probe_options *o, char *why, size_t size)
@@ -698,7 +729,7 @@ bool eval_options_check(const eval_options *o, char *why, size_t size)
     if (o->sweep != NULL && o->plans.n != 1) return refuse_line(why, size, "option --sweep needs one --plan");
     const bool has_sizes = o->n_sink >= 0 || o->n_window >= 0 || o->n_last >= 0;
     if (has_sizes && o->plans.n == 0) return refuse_line(why, size, "options --sink, --window and --last need --plan");
-    return true;
+    return estimate_check(o->estimate, o->plans.n > 0, why, size);
 }
 
 static bool read_numbers(number_list *list, const char *option, const text_list *texts, const char *fallback, int32_t min,
@@ -751,6 +782,7 @@ bool bench_options_check(bench_options *o, char *why, size_t size)
     }
     const bool has_sizes = o->n_sink >= 0 || o->n_window >= 0 || o->n_last >= 0;
     if (has_sizes && o->plans.n == 0) return refuse_line(why, size, "options --sink, --window and --last need --plan");
+    if (!estimate_check(o->estimate, o->plans.n > 0, why, size)) return false;
     return read_numbers(&o->prompt_list, "-p/--n-prompt", &o->prompts, is_kernels ? "512,2048,8192" : "512", is_kernels, most, why, size)
         && read_numbers(&o->predict_list, "-n/--n-gen", &o->predicts, "128", 0, most, why, size)
         && read_numbers(&o->depth_list, "-d/--n-depth", &o->depths, "0", 0, most, why, size)

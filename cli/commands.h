@@ -8,6 +8,7 @@
 typedef struct plan_choice {       /* shared by run and plan */
     const char *spec;              /* NULL = dense */
     int32_t n_sink, n_window, n_last;      /* -1 = the plan's own */
+    const char *estimate;          /* NULL = the plan's own */
 } plan_choice;
 
 typedef struct model_changes {     /* shared by all commands that open a model */
@@ -106,6 +107,7 @@ typedef struct eval_options {
 
     text_list plans;
     int32_t n_sink, n_window, n_last;      /* -1 = each plan's own */
+    const char *estimate;          /* NULL = each plan's own */
     const char *sweep;
 
     const char *device, *isa;    /* NULL = auto */
@@ -131,6 +133,7 @@ typedef struct bench_options {
 
     text_list plans;
     int32_t n_sink, n_window, n_last;      /* -1 = each plan's own */
+    const char *estimate;          /* NULL = each plan's own */
 
     bool is_kernels;
     text_list head_dims, groups;
@@ -155,6 +158,9 @@ enum { BENCH_OUTPUT_MD, BENCH_OUTPUT_CSV, BENCH_OUTPUT_JSON };
 #define PROBE_KINDS "auto|kv-uuid|kv-number|passkey"
 
 extern const command run_command, plan_command, probe_command, eval_command, bench_command, inspect_command;
+
+/* --estimate: "one-shot" is 0, "per-chunk" 2048, "per-chunk:N" N, as tmx_plan_set_estimate_rows takes them. */
+bool estimate_parse(const char *text, int32_t *rows);
 
 /* Rules that span options.  false: `why` holds one line. */
 bool run_options_check(const run_options *o, char *why, size_t size);

@@ -14,6 +14,11 @@ int plan_choose(const plan_choice *choice, const tmx_model_info *info, tmx_plan 
         tmx_plan_free(p);
         return complain_error(&err);
     }
+    int32_t rows;
+    if (choice->estimate != NULL && (!estimate_parse(choice->estimate, &rows) || tmx_plan_set_estimate_rows(p, rows, &err) != TMX_OK)) {
+        tmx_plan_free(p);
+        return complain(EXIT_USAGE, "option --estimate: '%s'", choice->estimate);      /* the options' check has let it pass */
+    }
     *plan = p;
     return 0;
 }
@@ -38,14 +43,16 @@ const char *plan_title(const tmx_plan *plan, char buf[32])
     return buf;
 }
 
-void plan_label(char label[PLAN_LABEL_BYTES], const char *spec, char (*before)[PLAN_LABEL_BYTES], int32_t n)
+void plan_label(char label[PLAN_LABEL_BYTES], const char *spec, const tmx_plan *plan, char (*before)[PLAN_LABEL_BYTES], int32_t n)
 {
+    const char *how = tmx_plan_estimate_rows(plan) > 0 ? " per-chunk" : "";
+    const size_t n_most = 28 - strlen(how);
     const char *slash = strrchr(spec, '/'), *name = slash != NULL && slash[1] != '\0' ? slash + 1 : spec;
     size_t length = strlen(name);
     if (length > 5 && strcmp(name + length - 5, ".json") == 0) length -= 5;
-    if (length > 28) length = 28;
+    if (length > n_most) length = n_most;
     while (length > 0 && (name[length] & 0xc0) == 0x80) length--;
-    snprintf(label, PLAN_LABEL_BYTES, "%.*s", (int)length, name);
+    length = (size_t)snprintf(label, PLAN_LABEL_BYTES, "%.*s%s", (int)length, name, how);
     for (int32_t i = 0; i < n; i++) {
         if (strcmp(before[i], label) != 0) continue;
         snprintf(label + length, PLAN_LABEL_BYTES - length, " (%d)", n + 1);
@@ -60,6 +67,8 @@ void json_plan(json_writer *j, const char *key, const tmx_plan *plan)
     json_begin_object(j, key);
     json_text(j, "text", tmx_plan_text(plan, text, sizeof text));
     json_text(j, "note", tmx_plan_note(plan));
+    json_text(j, "estimate", tmx_plan_estimate_rows(plan) > 0 ? "per-chunk" : "one-shot");
+    json_count(j, "estimate_rows", tmx_plan_estimate_rows(plan));
     if (p != NULL) {
         json_count(j, "n_sink", p->n_sink);
         json_count(j, "n_window", p->n_window);

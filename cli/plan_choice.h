@@ -15,9 +15,10 @@ int plan_choose(const plan_choice *choice, const tmx_model_info *info, tmx_plan 
 const tmx_pattern *plan_pattern(const tmx_plan *plan);
 /* "dense", "triangle", "triangle mix" (some layers dense), "streaming", ... */
 const char *plan_title(const tmx_plan *plan, char buf[32]);
-/* A short name for tables: a short spec itself, of a path the file's name; unlike the n labels before it. */
+/* A short name for tables: a short spec itself, of a path the file's name, and whether it estimates per chunk; unlike the n labels
+ * before it. */
 enum { PLAN_LABEL_BYTES = 40 };
-void plan_label(char label[PLAN_LABEL_BYTES], const char *spec, char (*before)[PLAN_LABEL_BYTES], int32_t n);
+void plan_label(char label[PLAN_LABEL_BYTES], const char *spec, const tmx_plan *plan, char (*before)[PLAN_LABEL_BYTES], int32_t n);
 void json_plan(json_writer *j, const char *key, const tmx_plan *plan);
 
 enum { PLAN_TEXT_BYTES = 2048 };

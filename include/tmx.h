@@ -317,6 +317,14 @@ TMX_API tmx_status tmx_plan_set_note(tmx_plan *plan, const char *note, tmx_error
 TMX_API int32_t tmx_plan_min_tokens(const tmx_plan *plan);
 TMX_API tmx_status tmx_plan_set_min_tokens(tmx_plan *plan, int32_t n, tmx_error *err);  /* TMX_E_ARG for n < 0 */
 
+/* How FlexPrefill and MInference, which look at a prompt's last rows, estimate.  0: once, for the whole prompt, as their authors do; a
+ * session's n_chunk is raised to its context then.  n: in chunks of n tokens (rounded up to whole S2O segments if the plan has any), each
+ * estimated as if the prompt ended with it: another method, with results of its own, in a fixed amount of memory.  Nothing changes for
+ * other methods, and the first function says 0 for a plan that has neither of the two.  docs/patterns.md */
+TMX_API int32_t tmx_plan_estimate_rows(const tmx_plan *plan);
+TMX_API tmx_status tmx_plan_set_estimate_rows(tmx_plan *plan, int32_t n, tmx_error *err);   /* TMX_E_ARG unless 0 or a multiple
+                                                                       of 128 from 256 to 16777216 */
+
 /* How the plan was chosen, in numbers: on the same prompts, dense beside the first n_sparse layers of some order. */
 typedef struct tmx_plan_point {
     int32_t n_sparse;              /* 0 = dense */
@@ -346,7 +354,8 @@ typedef struct tmx_progress {
 typedef struct tmx_session_params {
     int32_t n_ctx;                 /* tokens a sequence may hold; 0 = the model's context */
     int32_t n_chunk;               /* prompt rows worked on at once; 0 = a default; never changes a result; raised to 128
-                                      for a plan with dynamic layers, to n_ctx for flexprefill and minference */
+                                      for a plan with dynamic layers, to n_ctx for flexprefill and minference, or to what
+                                      tmx_plan_set_estimate_rows says */
     int32_t n_seqs;                /* sequences; 0 = 1 */
     tmx_type kv_type;              /* DEFAULT = bf16, or f32 when compute is f32 */
     bool (*progress)(void *ctx, const tmx_progress *p);   /* false = stop; may be NULL */

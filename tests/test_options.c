@@ -223,6 +223,19 @@ static void options_that_need_or_exclude_each_other(void **state)
     expect_conflict("-m x -f - -f -", "option -f/--file: standard input can be read only once");
     expect_conflict("-m x -p y -q -v", "--verbose and --quiet exclude each other");
     expect_conflict("-m x -p y --stop ''", "option --stop: the text is empty");
+    expect_conflict("-m x -p y --estimate per-chunk", "option --estimate needs --plan");
+    expect_conflict("-m x -p y --plan z --estimate per-chunk:4096", "nothing wrong");
+    static const char *const wrong[] = { "per-chunk:", "per-chunk:128", "per-chunk:300", "per-chunk:16777344", "per-chunk:x", "per-chunks", "once" };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        char line[80], why[160];
+        snprintf(line, sizeof line, "-m x -p y --plan z --estimate %s", wrong[i]);
+        snprintf(why, sizeof why, "option --estimate: '%s' is not one-shot, per-chunk or per-chunk:N with N a multiple of 128 from 256 to 16777216", wrong[i]);
+        expect_conflict(line, why);
+    }
+    int32_t rows = -1;
+    assert_true(estimate_parse("one-shot", &rows) && rows == 0);
+    assert_true(estimate_parse("per-chunk", &rows) && rows == 2048);
+    assert_true(estimate_parse("per-chunk:16777216", &rows) && rows == 1 << 24);
 }
 
 /* ---------------------------------------------------------------- tmx bench */
@@ -317,6 +330,7 @@ static void bench_options_that_need_or_exclude_each_other(void **state)
 {
     (void)state;
     expect_bench("-m x", "nothing wrong");
+    expect_bench("-m x --estimate one-shot", "option --estimate needs --plan");
     const bench_options *o = &parse(&bench_command, "-m x -p 512 -p 1-2,9 -d 0,4096 --pg 7,8 --pg 9,1")->v.bench;
     char why[256];
     bench_options changed = *o;

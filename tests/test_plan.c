@@ -557,6 +557,66 @@ static void broken_thresholds_are_explained(void **state)
     assert_string_equal(err.text, "p.json: minference.heads: of 3 heads, where another method's table has 2");
 }
 
+/* ---------------------------------------------------------------- estimates per chunk */
+
+static void estimates_per_chunk_are_named_and_kept(void **state)
+{
+    (void)state;
+    static const int32_t wrong[] = { -1, 1, 128, 300, 1 << 25 };
+    tmx_plan *plan, *back;
+    tmx_error err;
+    char words[256], *text;
+    size_t n_bytes;
+    assert_int_equal(tmx_plan_parse(&plan, "mix:triangle=1,rest=flexprefill", &three, &err), TMX_OK);
+    assert_int_equal(tmx_plan_estimate_rows(plan), 0);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_int_equal(tmx_plan_set_estimate_rows(plan, wrong[i], &err), TMX_E_ARG);
+        assert_non_null(strstr(err.text, "expected 0 or a multiple of 128 from 256 to 16777216"));
+    }
+    assert_int_equal(tmx_plan_set_estimate_rows(plan, 384, &err), TMX_OK);
+    assert_int_equal(tmx_plan_estimate_rows(plan), 384);
+    assert_string_equal(tmx_plan_text(plan, words, sizeof words), "triangle 1 (sink 8, window 512, last 128), flexprefill 0,2 (gamma 0.9, tau 0.1, "
+                        "min_budget 512); estimated per chunk of 384 tokens");
+    assert_int_equal(plan_json_text(plan, &text, &n_bytes, NULL), TMX_OK);
+    assert_int_equal(plan_read_json(&back, text, n_bytes, "p.json", NULL, &err), TMX_OK);
+    assert_int_equal(tmx_plan_estimate_rows(back), 384);
+    tmx_plan_free(back);
+    char *number = strstr(text, "384");
+    assert_non_null(number);
+    memcpy(number, "385", 3);
+    assert_int_equal(plan_read_json(&back, text, n_bytes, "p.json", NULL, &err), TMX_E_FORMAT);
+    assert_string_equal(err.text, "p.json: plan estimate_rows: 385, expected 0 or a multiple of 128 from 256 to 16777216");
+    memcpy(number, "\"\" ", 3);
+    assert_int_equal(plan_read_json(&back, text, n_bytes, "p.json", NULL, &err), TMX_E_FORMAT);
+    assert_string_equal(err.text, "p.json: field \"estimate_rows\": found a string, expected an integer");
+    mem_free(text);
+    assert_int_equal(plan_rows_pattern(plan, 0, 5000, 1000).kind, TMX_PATTERN_FLEXPREFILL);
+    assert_int_equal(plan_rows_pattern(plan, 0, 5000, 512).kind, TMX_PATTERN_DENSE);   /* as a prompt of so many tokens */
+    tmx_plan_free(plan);
+
+    static const struct { const char *spec; int32_t rows, expected; } cases[] = {
+        { "xattention", 512, 0 }, { "mix:s2o=1,rest=triangle", 512, 0 }, { "minference", 512, 512 },
+        { "mix:s2o=1,rest=minference", 512, 1024 }, { "mix:s2o(segment=256)=1,rest=flexprefill", 384, 512 },
+        { "mix:s2o(segment=384)=1,rest=flexprefill", 896, 1152 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(tmx_plan_parse(&plan, cases[i].spec, &three, &err), TMX_OK);
+        assert_int_equal(tmx_plan_set_estimate_rows(plan, cases[i].rows, &err), TMX_OK);
+        assert_int_equal(tmx_plan_estimate_rows(plan), cases[i].expected);
+        for (int32_t n = 1; n < 4000 && cases[i].expected > 0; n += n % 128 == 1 ? 126 : 1) {      /* 1, 127, 128, 129, 255, ... */
+            for (int32_t left = n; left > 0;) {
+                const int32_t n_rows = plan_rows_together(plan, left);
+                assert_true(n_rows > 0 && n_rows <= min_i32(left, cases[i].expected));
+                assert_true(n_rows >= 128 || n_rows == n);
+                assert_true(n_rows == left || n_rows % plan_cut_unit(plan) == 0);
+                assert_true(n_rows == cases[i].expected || left - n_rows <= cases[i].expected);
+                left -= n_rows;
+            }
+        }
+        tmx_plan_free(plan);
+    }
+}
+
 static void a_refused_list_leaves_the_flags(void **state)
 {
     (void)state;
@@ -1209,6 +1269,7 @@ int main(void)
         cmocka_unit_test(broken_configurations_are_explained),
         cmocka_unit_test_setup_teardown(thresholds_are_read_and_kept, enter_folder, leave_folder),
         cmocka_unit_test(broken_thresholds_are_explained),
+        cmocka_unit_test(estimates_per_chunk_are_named_and_kept),
         cmocka_unit_test(a_refused_list_leaves_the_flags),
         cmocka_unit_test(presets_fit_their_model_only),
         cmocka_unit_test_setup_teardown(files_say_what_they_mean, enter_folder, leave_folder),

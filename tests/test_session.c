@@ -381,6 +381,61 @@ static void thresholds_are_those_of_layer_and_head(void **state)
     close_machine(&m);
 }
 
+/* Prompts of these lengths together in one session. */
+static void prefill_per_chunk(const machine *m, const char *spec, int32_t rows, int32_t n_chunk, int32_t n_prompts, int32_t *const tokens[],
+                              const int32_t *lengths, float (*logits)[TINY_VOCAB])
+{
+    enum { MOST = 3 };
+    tmx_error err;
+    tmx_plan *plan;
+    tmx_prompt prompts[MOST];
+    tmx_session *session = open_dynamic(m, "dense", n_chunk, n_prompts);
+    assert_int_equal(tmx_plan_parse(&plan, spec, &m->model->info, &err), TMX_OK);
+    assert_int_equal(tmx_plan_set_estimate_rows(plan, rows, &err), TMX_OK);
+    assert_int_equal(tmx_session_set_plan(session, plan, &err), TMX_OK);
+    for (int32_t i = 0; i < n_prompts; i++) {
+        prompts[i] = (tmx_prompt){ .tokens = tokens[i], .n_tokens = lengths[i], .seq = i, .logits = logits[i] };
+    }
+    if (tmx_prefill(session, prompts, n_prompts, &err) != TMX_OK) fail_msg("%s", err.text);
+    tmx_session_free(session);
+    tmx_plan_free(plan);
+}
+
+/* What is estimated together is the plan's, never the session's chunk or the batch; and a plan that estimates the whole prompt at once is
+ * one-shot.  XAttention and S2O do not change. */
+static void estimates_per_chunk_are_the_plans(void **state)
+{
+    (void)state;
+    enum { N_PROMPTS = 3 };
+    static const char *const specs[] = { "flexprefill(gamma=0.5,min_budget=1)", "minference(vertical=30,slash=100)",
+                                         "mix:minference(vertical=30,slash=100)=0,rest=xattention(threshold=0.3)",
+                                         "mix:flexprefill(gamma=0.5,min_budget=1)=0,rest=s2o(segment=128,tau=0.3,sink=8,min_tiles=1)",
+                                         "mix:s2o(segment=128,tau=0.3,sink=8,min_tiles=1)=0,rest=xattention(threshold=0.3)" };
+    static const int32_t chunks[] = { 60, 256, 700 }, lengths[N_PROMPTS] = { N_LONG, 600, 290 };       /* the last ones are cut early */
+    static int32_t room[N_PROMPTS][N_LONG];
+    int32_t *tokens[N_PROMPTS];
+    machine m;
+    for (int i = 0; i < N_PROMPTS; i++) {
+        tokens[i] = room[i];
+        random_tokens(tokens[i], N_LONG, (uint64_t)i + 50);
+    }
+    open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        float one_shot[TINY_VOCAB], alone[N_PROMPTS][TINY_VOCAB], together[N_PROMPTS][TINY_VOCAB];
+        prefill_dynamic(&m, specs[i], 0, tokens[0], N_LONG, one_shot, NULL);
+        prefill_per_chunk(&m, specs[i], 768, 0, 1, tokens, lengths, alone);
+        assert_memory_equal(alone[0], one_shot, sizeof one_shot);
+        for (int p = 0; p < N_PROMPTS; p++) prefill_per_chunk(&m, specs[i], 256, 0, 1, &tokens[p], &lengths[p], &alone[p]);
+        const bool is_changed = i < 4;
+        if ((memcmp(alone[0], one_shot, sizeof one_shot) != 0) != is_changed) fail_msg("%s: changed or not", specs[i]);
+        for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
+            prefill_per_chunk(&m, specs[i], 256, chunks[c], N_PROMPTS, tokens, lengths, together);
+            if (memcmp(together, alone, sizeof alone) != 0) fail_msg("%s, chunks of %d: other bits", specs[i], chunks[c]);
+        }
+    }
+    close_machine(&m);
+}
+
 /* Long and short prompts in chunks that hold several of them, and a second turn. */
 static void a_dynamic_batch_is_its_prompts(void **state)
 {
@@ -877,6 +932,7 @@ int main(void)
         cmocka_unit_test(dynamic_bits_never_move),
         cmocka_unit_test(a_threshold_of_1_is_dense_to_the_bit),
         cmocka_unit_test(thresholds_are_those_of_layer_and_head),
+        cmocka_unit_test(estimates_per_chunk_are_the_plans),
         cmocka_unit_test(a_dynamic_batch_is_its_prompts),
         cmocka_unit_test(the_memory_plan_counts_what_a_plan_needs),
         cmocka_unit_test(plans_may_be_set_in_any_order),

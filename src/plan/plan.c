@@ -136,6 +136,19 @@ tmx_status tmx_plan_set_min_tokens(tmx_plan *plan, int32_t n, tmx_error *err)
     return TMX_OK;
 }
 
+int32_t tmx_plan_estimate_rows(const tmx_plan *plan) { return plan != NULL ? plan_estimate_rows(plan) : 0; }
+
+tmx_status tmx_plan_set_estimate_rows(tmx_plan *plan, int32_t n, tmx_error *err)
+{
+    enum { LEAST = 2 * KEY_BLOCK, MOST = 1 << 24 };
+    if (plan == NULL) return refuse(err, TMX_E_ARG, "plan: NULL");
+    if (n != 0 && (n < LEAST || n > MOST || n % KEY_BLOCK != 0)) {
+        return refuse(err, TMX_E_ARG, "plan estimate_rows: %d, expected 0 or a multiple of %d from %d to %d", n, KEY_BLOCK, LEAST, MOST);
+    }
+    plan->estimate_rows = n;
+    return TMX_OK;
+}
+
 const tmx_plan_point *tmx_plan_curve(const tmx_plan *plan, int32_t *n_points)
 {
     if (n_points != NULL) *n_points = plan != NULL ? plan->n_points : 0;
@@ -325,6 +338,7 @@ const char *tmx_plan_text(const tmx_plan *plan, char *buf, size_t size)
     put_layers_of(&out, plan, TMX_PATTERN_S2O);
     put_layers_of(&out, plan, TMX_PATTERN_DENSE);
     put_layers_of(&out, plan, OWN_WINDOW);
+    if (plan_estimate_rows(plan) > 0) put(&out, "; estimated per chunk of %d tokens", plan_estimate_rows(plan));
     if (plan->min_tokens > 0) put(&out, "; dense below %d tokens", plan->min_tokens);
     return buf;
 }

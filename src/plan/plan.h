@@ -25,6 +25,7 @@ struct tmx_plan {
     model_tag model;
     char note[512];                /* UTF-8 */
     int32_t min_tokens;            /* shorter prompts run dense */
+    int32_t estimate_rows;         /* what tmx_plan_set_estimate_rows says; plan_estimate_rows is what counts */
     int32_t n_own_window, own_period;      /* of the model, see tmx_model_info; 0 while the plan knows no model */
     tmx_plan_point *curve;         /* [n_points], NULL if there is none */
     int32_t n_points;
@@ -61,24 +62,55 @@ static inline bool plan_sees_all(const tmx_plan *plan, int32_t layer, int32_t n_
     return true;
 }
 
-/* What a layer may attend to in a prompt of this final length. */
-static inline tmx_pattern plan_layer_pattern(const tmx_plan *plan, int32_t layer, int32_t n_prompt)
-{
-    if (plan_has_own_window(plan, layer)) {
-        return (tmx_pattern){ .kind = TMX_PATTERN_STREAMING, .n_sink = 0, .n_window = plan->n_own_window, .n_last = 0 };
-    }
-    tmx_pattern p = plan->layers[layer];
-    if (n_prompt < plan->min_tokens || n_prompt <= plan_dense_tokens(plan, p.kind)) p.kind = TMX_PATTERN_DENSE;
-    if (p.kind == TMX_PATTERN_MINFERENCE && plan_sees_all(plan, layer, n_prompt)) p.kind = TMX_PATTERN_DENSE;
-    return p;
-}
-
 static inline bool plan_has(const tmx_plan *plan, tmx_pattern_kind kind)
 {
     for (int32_t i = 0; i < plan->n_layers; i++) {
         if (plan->layers[i].kind == kind) return true;
     }
     return false;
+}
+
+/* These look at the end of what they estimate; what the others keep for a row depends on that row's block alone. */
+static inline bool plan_looks_at_end(tmx_pattern_kind kind) { return kind == TMX_PATTERN_FLEXPREFILL || kind == TMX_PATTERN_MINFERENCE; }
+static inline bool plan_has_ends(const tmx_plan *plan) { return plan_has(plan, TMX_PATTERN_FLEXPREFILL) || plan_has(plan, TMX_PATTERN_MINFERENCE); }
+
+/* Where the methods of the plan but those of ends let a prompt be cut: S2O at segments of whole blocks. */
+static inline int32_t plan_cut_unit(const tmx_plan *plan) { return plan_has(plan, TMX_PATTERN_S2O) ? plan->s2o.segment : KEY_BLOCK; }
+
+/* Rows that are estimated together where the plan says per chunk and it matters: whole units, at least two; else 0. */
+static inline int32_t plan_estimate_rows(const tmx_plan *plan)
+{
+    if (plan->estimate_rows == 0 || !plan_has_ends(plan)) return 0;
+    const int32_t unit = plan_cut_unit(plan), n_units = (plan->estimate_rows + unit - 1) / unit;
+    return unit * max_i32(n_units, 2);
+}
+
+/* Of a prompt's n_left last rows, how many are estimated together next: all chunks have as many but the last ones, so that none has
+ * fewer than KEY_BLOCK rows, whose end could not be looked at.  0: cuts do not matter. */
+static inline int32_t plan_rows_together(const tmx_plan *plan, int32_t n_left)
+{
+    const int32_t n = plan_estimate_rows(plan);
+    if (n == 0 || n_left <= n) return min_i32(n, n_left);
+    return n_left - n < KEY_BLOCK ? n - plan_cut_unit(plan) : n;
+}
+
+/* What rows may attend to in a prompt of this final length; n_seen: where their chunk ends. */
+static inline tmx_pattern plan_rows_pattern(const tmx_plan *plan, int32_t layer, int32_t n_prompt, int32_t n_seen)
+{
+    if (plan_has_own_window(plan, layer)) {
+        return (tmx_pattern){ .kind = TMX_PATTERN_STREAMING, .n_sink = 0, .n_window = plan->n_own_window, .n_last = 0 };
+    }
+    tmx_pattern p = plan->layers[layer];
+    const int32_t n = plan_looks_at_end(p.kind) && plan->estimate_rows > 0 ? n_seen : n_prompt;
+    if (n_prompt < plan->min_tokens || n <= plan_dense_tokens(plan, p.kind)) p.kind = TMX_PATTERN_DENSE;
+    if (p.kind == TMX_PATTERN_MINFERENCE && plan_sees_all(plan, layer, n)) p.kind = TMX_PATTERN_DENSE;
+    return p;
+}
+
+/* Those of the last row. */
+static inline tmx_pattern plan_layer_pattern(const tmx_plan *plan, int32_t layer, int32_t n_prompt)
+{
+    return plan_rows_pattern(plan, layer, n_prompt, n_prompt);
 }
 
 /* Bit k: a layer is of the dynamic kind k. */
@@ -93,13 +125,11 @@ static inline uint32_t plan_dynamic_kinds(const tmx_plan *plan)
 
 static inline bool plan_is_static(const tmx_plan *plan) { return plan_dynamic_kinds(plan) == 0; }
 
-/* Prompts may be cut into chunks at multiples of this many tokens; FlexPrefill and MInference look at a prompt's end first, S2O at
- * segments of whole blocks. */
+/* Prompts may be cut into chunks at multiples of this many tokens; a chunk must have room for as many. */
 static inline int32_t plan_row_unit(const tmx_plan *plan)
 {
-    if (plan_has(plan, TMX_PATTERN_FLEXPREFILL) || plan_has(plan, TMX_PATTERN_MINFERENCE)) return INT32_MAX;
-    if (plan_has(plan, TMX_PATTERN_S2O)) return plan->s2o.segment;
-    return plan_is_static(plan) ? 1 : KEY_BLOCK;
+    if (plan_has_ends(plan)) return plan->estimate_rows > 0 ? plan_estimate_rows(plan) : INT32_MAX;
+    return plan_is_static(plan) ? 1 : plan_cut_unit(plan);
 }
 
 /* All layers dense, default sizes, of no model in particular. */

@@ -128,10 +128,20 @@ static tmx_status read_curve(const strict_reader *r, json_t *root, tmx_plan *p)
     return status;
 }
 
+static tmx_status read_estimate_rows(const strict_reader *r, json_t *root, tmx_plan *p)
+{
+    if (strict_find(root, "estimate_rows") == NULL) return TMX_OK;
+    int32_t n;
+    tmx_error why;
+    TRY(strict_get_count(r, root, "estimate_rows", 0, &n));
+    if (tmx_plan_set_estimate_rows(p, n, &why) == TMX_OK) return TMX_OK;
+    return refuse(r->err, TMX_E_FORMAT, "%s: %.160s", r->file, why.text);
+}
+
 static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_model_info *info, tmx_plan *p)
 {
     static const char *const known[] = { "format", "version", "model", "n_sink", "n_window", "n_last", "layers", "note",
-                                         "min_tokens", "curve", "xattention",
+                                         "min_tokens", "estimate_rows", "curve", "xattention",
                                          "flexprefill", "minference", "s2o", NULL };
     TRY(strict_check_format(r, root, FORMAT_NAME, DYNAMIC_VERSION, known));
     TRY(model_tag_read(r, root, &p->model, &p->n_layers));
@@ -139,6 +149,7 @@ static tmx_status read_plan(const strict_reader *r, json_t *root, const tmx_mode
     TRY(read_methods(r, root, p));
     TRY(strict_get_optional_text(r, root, "note", p->note, sizeof p->note));
     if (strict_find(root, "min_tokens") != NULL) TRY(strict_get_count(r, root, "min_tokens", 0, &p->min_tokens));
+    TRY(read_estimate_rows(r, root, p));
     TRY(read_curve(r, root, p));
     if (info == NULL) return TMX_OK;
     TRY(model_tag_check(r, &p->model, p->n_layers, info));
@@ -202,6 +213,8 @@ tmx_status plan_read_file(tmx_plan **plan, const char *path, const tmx_model_inf
 static bool add_choice(json_t *root, const tmx_plan *plan)
 {
     if (plan->min_tokens > 0 && json_object_set_new(root, "min_tokens", json_integer(plan->min_tokens)) != 0) return false;
+    const bool is_per_chunk = plan->estimate_rows > 0 && plan_has_ends(plan);
+    if (is_per_chunk && json_object_set_new(root, "estimate_rows", json_integer(plan->estimate_rows)) != 0) return false;
     if (plan->n_points == 0) return true;
     json_t *curve = json_array();
     for (int32_t i = 0; i < plan->n_points; i++) {

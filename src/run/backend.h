@@ -37,6 +37,7 @@ typedef struct memory_case {
 struct backend {
     uint32_t dynamic_kinds;        /* bit k: plans may have layers of the dynamic kind k */
     bool has_thresholds;           /* plans may tell XAttention's thresholds by head */
+    bool has_estimate_rows;        /* plans may estimate chunk by chunk what is found at a prompt's end */
     /* Fills what p leaves to the backend (n_chunk, kv_type) and says what a session of p takes. */
     tmx_status (*plan_memory)(const memory_case *at, tmx_session_params *p, tmx_memory *memory, tmx_error *err);
     /* session.state for s->params, which plan_memory has filled; free takes what a failed create leaves. */

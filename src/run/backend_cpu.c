@@ -394,7 +394,7 @@ static tmx_status decode(tmx_session *s, int32_t seq, int32_t token, float *logi
 }
 
 const backend backend_cpu = {
-    .dynamic_kinds = UINT32_MAX, .has_thresholds = true,
+    .dynamic_kinds = UINT32_MAX, .has_thresholds = true, .has_estimate_rows = true,
     .plan_memory = plan_memory, .create = create, .free = free_run,
     .embed = cpu_embed, .norm = norm, .product = product, .place_heads = cpu_place_heads, .attend = attend, .gate = cpu_gate,
     .experts = cpu_experts, .add_branch = add_branch, .finish = finish, .catch_up = catch_up, .settle = settle, .decode = decode,

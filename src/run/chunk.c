@@ -2,9 +2,12 @@
 
 #include "base/status.h"
 
-/* Rows of a prompt that come next: what is left, or what fits and ends where the plan allows a cut. */
+/* Rows of a prompt that come next: what is left, or what fits and ends where the plan allows a cut; what is estimated together is
+ * never cut. */
 static int32_t next_rows(const tmx_session *s, int32_t n_left, int32_t n_room)
 {
+    const int32_t n_together = plan_rows_together(s->plan, n_left);
+    if (n_together > 0) return n_together <= n_room ? n_together : 0;
     return n_left <= n_room ? n_left : n_room - n_room % plan_row_unit(s->plan);
 }
 
@@ -22,7 +25,8 @@ bool chunk_next(chunk *c, prompt_cursor *next, const tmx_prompt *prompts, int32_
         };
         c->n_rows += n_rows;
         next->at += n_rows;
-        if (next->at == p->n_tokens) *next = (prompt_cursor){ .prompt = next->prompt + 1 };
+        if (next->at < p->n_tokens) break;                 /* one segment of a prompt in a chunk */
+        *next = (prompt_cursor){ .prompt = next->prompt + 1 };
     }
     return c->n_rows > 0;
 }
@@ -57,7 +61,7 @@ tmx_status prompts_check(const tmx_session *s, const tmx_prompt *prompts, int32_
 /* Dynamic methods speak of whole prompts: a new turn on a filled cache is dense. */
 tmx_pattern chunk_pattern(const chunk *c, const segment *g)
 {
-    tmx_pattern p = plan_layer_pattern(c->s->plan, c->layer, g->n_prompt);
+    tmx_pattern p = plan_rows_pattern(c->s->plan, c->layer, g->n_prompt, g->q_begin + g->n_rows);
     if (tmx_pattern_is_dynamic(p.kind) && c->s->n_past[g->seq] != 0) p.kind = TMX_PATTERN_DENSE;
     return p;
 }

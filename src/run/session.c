@@ -72,6 +72,9 @@ static tmx_status check_plan(const tmx_plan *plan, const tmx_model_info *info, i
     if (plan->thresholds != NULL && plan_has(plan, TMX_PATTERN_XATTENTION) && !backend_of(info)->has_thresholds) {
         return refuse(err, TMX_E_UNSUPPORTED, "plan: xattention's thresholds by head run on the CPU only, the model is on %s", info->device);
     }
+    if (plan_estimate_rows(plan) > 0 && !backend_of(info)->has_estimate_rows) {
+        return refuse(err, TMX_E_UNSUPPORTED, "plan: estimates per chunk run on the CPU only, the model is on %s", info->device);
+    }
     if (plan->n_heads != 0 && plan->n_heads != info->n_heads) {
         return refuse(err, TMX_E_ARG, "plan: %s is configured for %d heads, the model has %d", plan->heads != NULL ? "minference" : "xattention",
                       plan->n_heads, info->n_heads);

@@ -515,6 +515,9 @@ PY
     refused "run: a bad parameter"     2 "xattention stride: 7, expected" run -m "$model" -p x --plan "mix:triangle=9-29,rest=xattention(stride=7)"
     refused "eval: a bad parameter"    2 "xattention threshold: 2, expected" eval -m "$model" --tasks vt --plan "xattention(threshold=2)"
     refused "inspect: a bad parameter" 2 "s2o segment: 100, expected" inspect "$model" --pattern "s2o(segment=100)" -p x --layer 0 --head 0
+    fine "plan: per chunk" plan -m "$model" --plan flexprefill:3 --estimate per-chunk:512
+    printed "plan: per chunk" '^flexprefill 3 .*; estimated per chunk of 512 tokens$'
+    refused "plan: per what"           1 "'per-row' is not one-shot" plan -m "$model" --plan flexprefill --estimate per-row
     refused "plan: no plan's name"     1 "--plan needs a value" plan -m "$model" --plan
     refused "plan: a bad mix"          2 "character 25: expected dense, streaming" plan -m "$model" --plan "mix:triangle=10-29,rest=walk"
     refused "plan: layer out of range" 2 "layer 30 is out of range 0\.\.29" plan -m "$model" --plan triangle:10-30

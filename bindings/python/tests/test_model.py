@@ -127,6 +127,10 @@ class TinyModel(Refusals):
                              (plan.layers, "by hand", 100, str(plan)))
             self.refuses(Status.TMX_E_ARG, "dense", tmx.Plan.load, Path(folder) / "dense", self.model)
         self.assertEqual(plan.own_window(2), 0)
+        dynamic = self.model.plan("flexprefill")
+        dynamic.estimate_rows = 512
+        self.assertEqual((dynamic.estimate_rows, plan.estimate_rows), (512, 0))
+        self.refuses(Status.TMX_E_ARG, "estimate_rows: 100", setattr, dynamic, "estimate_rows", 100)
         self.assertIn("smollm2-135m-instruct", tmx.presets())
 
     def test_progress(self):

@@ -224,6 +224,8 @@ FUNCTIONS = {
     "tmx_plan_set_note": (c_enum, [c_void_p, c_char_p, _err]),
     "tmx_plan_min_tokens": (c_int32, [c_void_p]),
     "tmx_plan_set_min_tokens": (c_enum, [c_void_p, c_int32, _err]),
+    "tmx_plan_estimate_rows": (c_int32, [c_void_p]),
+    "tmx_plan_set_estimate_rows": (c_enum, [c_void_p, c_int32, _err]),
     "tmx_plan_text": (c_char_p, [c_void_p, POINTER(c_char), c_size_t]),
     "tmx_preset_count": (c_int32, []),
     "tmx_preset_name": (c_char_p, [c_int32]),

@@ -400,6 +400,17 @@ class Plan(Object):
         handle = self._open()
         check(lib.tmx_plan_set_min_tokens, handle.pointer, int32(n, "min_tokens"))
 
+    @property
+    def estimate_rows(self) -> int:
+        """Tokens that flexprefill and minference layers estimate together; 0 = the whole prompt, or there are no such layers."""
+        handle = self._open()
+        return lib.tmx_plan_estimate_rows(handle.pointer)
+
+    @estimate_rows.setter
+    def estimate_rows(self, n: int) -> None:
+        handle = self._open()
+        check(lib.tmx_plan_set_estimate_rows, handle.pointer, int32(n, "estimate_rows"))
+
     def __str__(self) -> str:
         handle, buffer = self._open(), ctypes.create_string_buffer(4096)
         return text_of(lib.tmx_plan_text(handle.pointer, buffer, len(buffer)))
