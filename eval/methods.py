@@ -23,20 +23,23 @@ METHODS = {
     "minference": ["minference(vertical=60,slash=200)", "minference(vertical=120,slash=400)", "minference(vertical=300,slash=1000)"],
     "s2o": ["s2o(tau=0.02)", "s2o(tau=0.005)", "s2o(tau=0.001)"],
 }
+LONG = 8000                                # tokens, beyond which MInference has these
+METHODS_LONG = {"minference": ["minference(vertical=300,slash=1000)", "minference(vertical=1000,slash=3000)", "minference(vertical=1000,slash=6096)"]}
 COLORS = {"triangle": "#c0392b", "xattention": "#2471a3", "flexprefill": "#229954", "minference": "#b9770e", "s2o": "#7d3c98"}
 
 
-def plans_of(method, triangle):
+def plans_of(method, triangle, length):
     """[(plan, its name in tables)], dense first."""
+    settings = METHODS_LONG.get(method, METHODS[method]) if length > LONG else METHODS[method]
     named = [("dense", "dense"), (f"triangle:{triangle}", "triangle")]
-    for setting in METHODS[method]:
+    for setting in settings:
         named += [(setting, setting), (f"mix:triangle={triangle},rest={setting}", f"triangle + {setting}")]
     return named
 
 
 def evaluate(options, length, method):
-    named = plans_of(method, options.triangle)
-    command = [options.tmx, "eval", "-q", "-m", options.model, "--device", "cpu", "-t", str(options.threads), "--tasks", options.tasks,
+    named = plans_of(method, options.triangle, length)
+    command = [options.tmx, "eval", "-q", "-m", options.model, "--device", options.device, "-t", str(options.threads), "--tasks", options.tasks,
                "--lengths", str(length), "--samples", str(options.samples), "-o", "json", *options.more]
     for plan, _ in named:
         command += ["--plan", plan]
@@ -140,6 +143,7 @@ def main():
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--parallel", type=int, default=1, help="runs side by side")
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count(), help="of one run")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda: a GPU runs no s2o")
     parser.add_argument("-o", "--output", help="JSON file for the rows")
     parser.add_argument("--svg", help="picture")
     parser.add_argument("--tmx", default=os.path.join(root, "build", "release", "tmx"))

@@ -9,6 +9,8 @@ cd "$(dirname "$0")/../.." || exit 1
 tmx=${1:?usage: run-cli-tests.sh PROGRAM [--quick]}
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 adapter=eval/longctx/smollm2-135m-32k.lora.gguf
+quick=no
+if [ "${2-}" = --quick ]; then quick=yes; fi
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 n_passed=0 n_failed=0 n_skipped=0
@@ -331,6 +333,12 @@ conversation_tests() {
 
 long_model_tests() {
     local n
+    # MInference's heads
+    fine "plan: a search" plan -q -m "$model" --search minference --tokens 400 --samples 1 --keep 0.7 -o "$tmp/heads.json"
+    printed "plan: a search" '^[0-9]+ heads vertical-slash, [0-9]+ A-shape, 0 block-sparse; mean error of a head.s output 0?\.[0-9e-]+$'
+    fine "plan: what it found" plan -m "$model" --plan "minference($tmp/heads.json)"
+    printed "plan: what it found" '^minference 0-29 \(vertical 1000, slash 6096, by head\)$'
+
     # the gradient probe: a report, the same one in two sittings, the plan it leads to, prompts of one's own
     local small=(--sink 8 --window 32 --last 16)           # sanitizers make every token dear
     local probe=(probe -q -m "$model" --tokens 150 --kind passkey "${small[@]}")
@@ -458,12 +466,12 @@ bench_tests() {
 }
 
 model_tests() {
-    local n capital="The capital of France is" doc=$tmp/doc.txt
+    local n lengths capital="The capital of France is" doc=$tmp/doc.txt
     local quiet=(run -q -m "$model")
 
     fine "inspect" inspect "$model"
     printed "inspect" '^can run +yes$'
-    yes "The river runs past the old stone bridge." | head -n 80 >"$doc"
+    yes "The river runs past the old stone bridge." | head -n 30 >"$doc"        # s2o is dense up to 256 tokens
     fine "inspect: a pattern" inspect "$model" --pattern "mix:triangle=0-3,rest=s2o(segment=128)" -f "$doc" --layer 2 --head 1 --svg "$tmp/tiles.svg"
     printed "inspect: a pattern" '^layer 2, head 1: triangle, [0-9]+ tokens, [0-9.]+ % of the pairs, [0-9]+ of [0-9]+ tiles$'
     fine "inspect: a method" inspect "$model" --pattern "mix:triangle=0-3,rest=s2o(segment=128)" -f "$doc" --layer 4 --head 8
@@ -532,10 +540,6 @@ PY
     printf '[{"0": ["vertical_and_slash", 30, 800]}]' >"$tmp/heads.json"
     refused "plan: heads of another model" 2 "heads.json: 1 layers, expected 30" plan -m "$model" --plan "minference($tmp/heads.json)"
     refused "plan: no heads"           2 "nowhere.json: No such file" plan -m "$model" --plan "mix:triangle=3,rest=minference($tmp/nowhere.json)"
-    fine "plan: a search" plan -q -m "$model" --search minference --tokens 400 --samples 1 --keep 0.7 -o "$tmp/heads.json"
-    printed "plan: a search" '^[0-9]+ heads vertical-slash, [0-9]+ A-shape, 0 block-sparse; mean error of a head.s output 0?\.[0-9e-]+$'
-    fine "plan: what it found" plan -m "$model" --plan "minference($tmp/heads.json)"
-    printed "plan: what it found" '^minference 0-29 \(vertical 1000, slash 6096, by head\)$'
     refused "plan: a search for what"  1 "the one method is minference" plan -m "$model" --search walk -o "$tmp/heads.json"
     refused "plan: a search for whom"  1 "option --search needs -o FILE" plan -m "$model" --search minference
     refused "plan: a search and a plan" 1 "no plan or probe" plan -m "$model" --search minference --plan dense -o "$tmp/heads.json"
@@ -671,7 +675,9 @@ PY
 
     # lengths around tiles and around sink, window and last rows
     seq 100 400 | tr '\n' ' ' >"$tmp/all.ids"
-    for n in 1 63 64 65 127 128 129 140 141; do
+    lengths=(1 63 64 65 127 128 129 140 141)
+    if [ "$quick" = yes ]; then lengths=(1 65 141); fi
+    for n in "${lengths[@]}"; do
         cut -d' ' -f "1-$n" "$tmp/all.ids" >"$tmp/some.ids"
         fine "$n tokens" "${quiet[@]}" --ids "$tmp/some.ids" -n 2 --plan triangle:5-29 --sink 4 --window 60 --last 64
     done
@@ -716,9 +722,9 @@ PY
 
 if [ -f "$model" ]; then
     model_tests
-    if [ "${2-}" = --quick ]; then
+    if [ "$quick" = yes ]; then
         n_skipped=$((n_skipped + 1))
-        echo "SKIPPED the cases of tmx probe, tmx plan --budget and tmx eval that run a model: --quick"
+        echo "SKIPPED the cases of tmx probe, tmx plan --budget and --search and tmx eval that run a model: --quick"
     else
         long_model_tests
     fi
