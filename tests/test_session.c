@@ -260,7 +260,7 @@ static void prefill_dynamic(const machine *m, const char *spec, int32_t n_chunk,
 static void dynamic_bits_never_move(void **state)
 {
     (void)state;
-    static const int32_t chunks[] = { 1, 128, 200, 333, 512, 5000 };
+    static const int32_t chunks[] = { 1, 200, 512, 5000 };    /* raised to 128, cut at multiples of it */
     enum { N_SPECS = 5 };
     static const char *const specs[N_SPECS] = { "xattention(threshold=0.3)", "s2o(segment=128,tau=0.3,sink=8,min_tiles=1)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.4)",
                                                 "flexprefill(gamma=0.4,tau=0.05,min_budget=1)",
@@ -385,7 +385,7 @@ static void thresholds_are_those_of_layer_and_head(void **state)
 static void prefill_per_chunk(const machine *m, const char *spec, int32_t rows, int32_t n_chunk, int32_t n_prompts, int32_t *const tokens[],
                               const int32_t *lengths, float (*logits)[TINY_VOCAB])
 {
-    enum { MOST = 3 };
+    enum { MOST = 2 };
     tmx_error err;
     tmx_plan *plan;
     tmx_prompt prompts[MOST];
@@ -406,12 +406,11 @@ static void prefill_per_chunk(const machine *m, const char *spec, int32_t rows, 
 static void estimates_per_chunk_are_the_plans(void **state)
 {
     (void)state;
-    enum { N_PROMPTS = 3 };
-    static const char *const specs[] = { "flexprefill(gamma=0.5,min_budget=1)", "minference(vertical=30,slash=100)",
-                                         "mix:minference(vertical=30,slash=100)=0,rest=xattention(threshold=0.3)",
+    enum { N_PROMPTS = 2 };
+    static const char *const specs[] = { "mix:minference(vertical=30,slash=100)=0,rest=xattention(threshold=0.3)",
                                          "mix:flexprefill(gamma=0.5,min_budget=1)=0,rest=s2o(segment=128,tau=0.3,sink=8,min_tiles=1)",
                                          "mix:s2o(segment=128,tau=0.3,sink=8,min_tiles=1)=0,rest=xattention(threshold=0.3)" };
-    static const int32_t chunks[] = { 60, 256, 700 }, lengths[N_PROMPTS] = { N_LONG, 600, 290 };       /* the last ones are cut early */
+    static const int32_t chunks[] = { 60, 400 }, lengths[N_PROMPTS] = { 600, 640 };       /* the first is cut early: 256, 128, 216 */
     static int32_t room[N_PROMPTS][N_LONG];
     int32_t *tokens[N_PROMPTS];
     machine m;
@@ -422,11 +421,11 @@ static void estimates_per_chunk_are_the_plans(void **state)
     open_machine(&m, TMX_ISA_AUTO, TMX_COMPUTE_AUTO, 2);
     for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
         float one_shot[TINY_VOCAB], alone[N_PROMPTS][TINY_VOCAB], together[N_PROMPTS][TINY_VOCAB];
-        prefill_dynamic(&m, specs[i], 0, tokens[0], N_LONG, one_shot, NULL);
+        prefill_dynamic(&m, specs[i], 0, tokens[0], lengths[0], one_shot, NULL);
         prefill_per_chunk(&m, specs[i], 768, 0, 1, tokens, lengths, alone);
         assert_memory_equal(alone[0], one_shot, sizeof one_shot);
         for (int p = 0; p < N_PROMPTS; p++) prefill_per_chunk(&m, specs[i], 256, 0, 1, &tokens[p], &lengths[p], &alone[p]);
-        const bool is_changed = i < 4;
+        const bool is_changed = i < 2;
         if ((memcmp(alone[0], one_shot, sizeof one_shot) != 0) != is_changed) fail_msg("%s: changed or not", specs[i]);
         for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
             prefill_per_chunk(&m, specs[i], 256, chunks[c], N_PROMPTS, tokens, lengths, together);
