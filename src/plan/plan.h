@@ -128,7 +128,9 @@ static inline bool plan_is_static(const tmx_plan *plan) { return plan_dynamic_ki
 /* Prompts may be cut into chunks at multiples of this many tokens; a chunk must have room for as many. */
 static inline int32_t plan_row_unit(const tmx_plan *plan)
 {
-    if (plan_has_ends(plan)) return plan->estimate_rows > 0 ? plan_estimate_rows(plan) : INT32_MAX;
+    const int32_t n_together = plan_estimate_rows(plan);
+    if (n_together > 0) return n_together;
+    if (plan_has_ends(plan)) return INT32_MAX;
     return plan_is_static(plan) ? 1 : plan_cut_unit(plan);
 }
 
