@@ -17,14 +17,16 @@ typedef struct pool_worker {
 } pool_worker;
 
 /* One job at a time.  `generation` announces it, `n_busy` counts workers that have not finished it.  Workers spin a
- * little before sleeping, since a layer issues a job every few hundred microseconds. */
+ * little before sleeping, since a layer issues a job every few hundred microseconds, in decoding every few tens; who spins needs no
+ * lock.  A worker counts itself asleep before it looks for the last time, and a job looks for sleepers after it is announced, so
+ * one of the two sees the other. */
 struct tmx_pool {
     int32_t n_threads, n_started;
     pool_worker *workers;          /* [n_threads - 1] */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     atomic_uint generation;
-    atomic_int next_task, n_busy;
+    atomic_int next_task, n_busy, n_asleep;
     atomic_bool is_closing;
     int32_t n_tasks;
     pool_task *run;
@@ -46,6 +48,15 @@ static void relax(int32_t spin)
     else __builtin_ia32_pause();
 }
 
+static void sleep_until_next(tmx_pool *pool, unsigned seen)
+{
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->n_asleep, 1);
+    while (atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->n_asleep, 1);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 static void *worker_main(void *arg)
 {
     const pool_worker *worker = arg;
@@ -53,9 +64,7 @@ static void *worker_main(void *arg)
     unsigned seen = 0;
     for (;;) {
         for (int32_t spin = 0; spin < SPINS_BEFORE_SLEEP && atomic_load(&pool->generation) == seen; spin++) relax(spin);
-        pthread_mutex_lock(&pool->lock);
-        while (atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
-        pthread_mutex_unlock(&pool->lock);
+        if (atomic_load(&pool->generation) == seen) sleep_until_next(pool, seen);
         seen = atomic_load(&pool->generation);
         if (atomic_load(&pool->is_closing)) return NULL;
         run_tasks(pool, worker->thread);
@@ -65,8 +74,9 @@ static void *worker_main(void *arg)
 
 static void announce(tmx_pool *pool)
 {
-    pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->generation, 1);
+    if (atomic_load(&pool->n_asleep) == 0) return;
+    pthread_mutex_lock(&pool->lock);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
 }
