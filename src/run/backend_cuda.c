@@ -21,7 +21,9 @@
 
 enum {
     DEVICE_ALIGN = 256,
-    MOST_CHUNK = 8192, LEAST_CHUNK = 512,          /* rows; products are within 2 % of their best rate from 2048 on */
+    /* Rows.  Products are within 2 % of their best rate from 2048 on; so many rows on 8 KV heads are 32 tiles of dense attention for
+     * each of 132 multiprocessors, and halves of them are whole rounds too. */
+    MOST_CHUNK = 16896, LEAST_CHUNK = 528,
     MAX_TILE_POSITIONS = 128,                      /* of an attention tile */
     MOST_SPLIT_TOKENS = 1 << 16,                   /* prompts of this length are cut into the most splits (gpu_schedule.h) */
     N_SLOTS = 2,
