@@ -15,6 +15,7 @@ typedef struct verdict {
     tmx_error why;                 /* if not */
     int32_t n_ctx, n_threads;
     tmx_memory memory;             /* if can_run */
+    uint64_t resident_bytes;       /* all of it and the mapped file, whose weights are read in place for single rows */
 } verdict;
 
 typedef struct type_count {
@@ -66,10 +67,11 @@ static int judge(const inspect_options *o, const tmx_file *file, verdict *v)
     const tmx_session_params params = { .n_ctx = v->n_ctx, .kv_type = (tmx_type)o->cache_type };
     const tmx_status status = tmx_memory_plan(&v->info, (tmx_compute)o->compute, TMX_ISA_AUTO, &params, v->n_threads,
                                               &v->memory, &err);
+    v->resident_bytes = v->memory.total_bytes + tmx_file_bytes(file);
     return status == TMX_OK ? 0 : complain_error(&err);
 }
 
-static bool fits(const tmx_memory *m) { return m->available_bytes == 0 || m->total_bytes <= m->available_bytes; }
+static bool fits(const verdict *v) { return v->memory.available_bytes == 0 || v->resident_bytes <= v->memory.available_bytes; }
 
 /* ---------------------------------------------------------------- text */
 
@@ -158,14 +160,15 @@ static void print_model_facts(const inspect_options *o, const verdict *v)
     print_label("context");
     printf("%d tokens\n", m->n_ctx_train);
     print_label("memory");
-    printf("%s for %d tokens and %d threads", text_of_bytes(v->memory.total_bytes, size[0]), v->n_ctx, v->n_threads);
+    printf("%s for %d tokens and %d threads", text_of_bytes(v->resident_bytes, size[0]), v->n_ctx, v->n_threads);
     if (v->memory.available_bytes != 0) {
-        printf(": %s (%s available)", fits(&v->memory) ? "fits" : "does not fit",
+        printf(": %s (%s available)", fits(v) ? "fits" : "does not fit",
                text_of_bytes(v->memory.available_bytes, size[1]));
     }
     putchar('\n');
     print_label("");
-    printf("weights %s, ", text_of_bytes(v->memory.weight_bytes, size[0]));
+    printf("weights %s, mapped file %s, ", text_of_bytes(v->memory.weight_bytes, size[0]),
+           text_of_bytes(v->resident_bytes - v->memory.total_bytes, size[1]));
     if (v->memory.merged_bytes > 0) printf("adapted tensors %s, ", text_of_bytes(v->memory.merged_bytes, size[0]));
     printf("KV cache %s, workspace %s\n", text_of_bytes(v->memory.kv_bytes, size[1]),
            text_of_bytes(v->memory.workspace_bytes, size[2]));
@@ -254,8 +257,9 @@ static void json_model(json_writer *j, const inspect_options *o, const verdict *
     json_size(j, "kv_bytes", v->memory.kv_bytes);
     json_size(j, "workspace_bytes", v->memory.workspace_bytes);
     json_size(j, "total_bytes", v->memory.total_bytes);
+    json_size(j, "resident_bytes", v->resident_bytes);
     json_size(j, "available_bytes", v->memory.available_bytes);
-    json_bool(j, "fits", fits(&v->memory));
+    json_bool(j, "fits", fits(v));
     json_end(j);
 }
 

@@ -489,6 +489,7 @@ import json, os, sys
 d = json.load(open(sys.argv[1]))
 assert d["can_run"] is True and d["reason"] is None and d["tensors_are_finite"] is True and d["check"] is None
 assert d["architecture"] == "llama" and d["gguf_version"] == 3 and d["model"]["n_layers"] == 30 and d["memory"]["n_ctx"] == 100
+assert d["memory"]["resident_bytes"] == d["memory"]["total_bytes"] + d["n_bytes"]
 assert len(d["parts"]) == 1 and d["parts"][0]["n_bytes"] == d["n_bytes"] == os.path.getsize(d["path"])
 assert len(d["tensors"]) == d["n_tensors"] == d["parts"][0]["n_tensors"] and len(d["metadata"]) == d["n_keys"]
 for kind in d["tensor_types"]:
