@@ -11,7 +11,7 @@
 typedef __m256 vf;
 typedef __m256i vi;
 
-enum { LANES = 8 };
+enum { LANES = 8, DECODE_HEADS = 2 };
 
 ALWAYS_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 ALWAYS_INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
@@ -30,6 +30,18 @@ ALWAYS_INLINE float vf_sum(vf v)
     const __m128 quad = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     const __m128 pair = _mm_add_ps(quad, _mm_movehl_ps(quad, quad));
     return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
+}
+
+ALWAYS_INLINE void vf_sum4(const vf v[4], float *to)
+{
+    const vf abcd = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+}
+
+ALWAYS_INLINE vf vf_widen(const uint16_t *x)
+{
+    const __m128i bits = _mm_loadu_si128((const __m128i *)(const void *)x);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 
 ALWAYS_INLINE vi vi_load(const int32_t *x) { return _mm256_loadu_si256((const __m256i *)(const void *)x); }

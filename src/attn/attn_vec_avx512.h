@@ -10,7 +10,7 @@
 typedef __m512 vf;
 typedef __m512i vi;
 
-enum { LANES = 16 };
+enum { LANES = 16, DECODE_HEADS = 4 };
 
 ALWAYS_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 ALWAYS_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
@@ -25,6 +25,21 @@ ALWAYS_INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 ALWAYS_INLINE bool vf_any_differs(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0; }
 
 ALWAYS_INLINE float vf_sum(vf v) { return _mm512_reduce_add_ps(v); }
+
+ALWAYS_INLINE void vf_sum4(const vf v[4], float *to)
+{
+    const vf ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const vf cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const vf abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
+ALWAYS_INLINE vf vf_widen(const uint16_t *x)
+{
+    const __m256i bits = _mm256_loadu_si256((const __m256i *)(const void *)x);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
 
 ALWAYS_INLINE vi vi_load(const int32_t *x) { return _mm512_loadu_si512(x); }
 ALWAYS_INLINE vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }

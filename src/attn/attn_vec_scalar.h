@@ -12,7 +12,7 @@ typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
 typedef uint32_t vu __attribute__((vector_size(16)));
 
-enum { LANES = 4 };
+enum { LANES = 4, DECODE_HEADS = 2 };
 
 ALWAYS_INLINE vf vf_set1(float x) { return (vf){ x, x, x, x }; }
 ALWAYS_INLINE vf vf_zero(void) { return vf_set1(0.0f); }
@@ -26,6 +26,18 @@ ALWAYS_INLINE vf vf_select(vi is_a, vf a, vf b) { return (vf)((is_a & (vi)a) | (
 ALWAYS_INLINE vf vf_max(vf a, vf b) { return vf_select((vi)(a > b), a, b); }
 
 ALWAYS_INLINE float vf_sum(vf v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+ALWAYS_INLINE void vf_sum4(const vf v[4], float *to)
+{
+    for (int i = 0; i < 4; i++) to[i] = vf_sum(v[i]);
+}
+
+ALWAYS_INLINE vf vf_widen(const uint16_t *x)
+{
+    const vi bits = { (int32_t)((uint32_t)x[0] << 16), (int32_t)((uint32_t)x[1] << 16), (int32_t)((uint32_t)x[2] << 16),
+                      (int32_t)((uint32_t)x[3] << 16) };
+    return (vf)bits;
+}
 
 ALWAYS_INLINE bool vf_any_differs(vf a, vf b)
 {
