@@ -171,11 +171,11 @@ static const matmul_kernel *kernel_for(tmx_compute compute, tmx_isa isa)
     }
 }
 
-/* oneDNN multiplies bf16 on the rung that has bf16 products of lanes; everywhere else the built-in kernels are as fast, faster or the
- * only ones, and the reference mode depends on no library. */
-static bool auto_is_onednn(const matmul_kernel *kernel)
+/* oneDNN multiplies transposed bf16 weights (the probe's backward pass) on the rung that has bf16 products of lanes; everywhere else the
+ * built-in kernels are as fast, faster or the only ones, and the reference mode depends on no library. */
+static bool auto_is_onednn(const matmul_kernel *kernel, bool is_transposed)
 {
-    return kernel == &matmul_kernel_bf16_avx512bf16 && matmul_onednn_is_built();
+    return is_transposed && kernel == &matmul_kernel_bf16_avx512bf16 && matmul_onednn_is_built();
 }
 
 static tmx_status create(matmul_weight **out, const matmul_source *sources, int32_t n_sources, bool is_transposed,
@@ -197,7 +197,7 @@ static tmx_status create(matmul_weight **out, const matmul_source *sources, int3
         .kernel = kernel, .is_bf16 = compute == TMX_COMPUTE_BF16,
     };
     tmx_status status = TMX_E_UNSUPPORTED;
-    if (provider == MATMUL_ONEDNN || (provider == MATMUL_AUTO && auto_is_onednn(kernel))) {
+    if (provider == MATMUL_ONEDNN || (provider == MATMUL_AUTO && auto_is_onednn(kernel, is_transposed))) {
         status = matmul_onednn_create(&weight->onednn, &stack, is_transposed, pool, err);
     }
     if (status == TMX_E_UNSUPPORTED && provider != MATMUL_ONEDNN) status = pack(weight, &stack, is_transposed, pool, err);
