@@ -345,6 +345,56 @@ static void wrong_journals_are_refused(void **state)
     unlink(f->journal);
 }
 
+/* XAttention with a threshold for every head of layer 1, from a file that is gone afterwards. */
+static tmx_plan *plan_of_table(const fixture *f, double threshold)
+{
+    const tmx_model_info *info = tmx_model_info_get(f->model);
+    char path[64], spec[96];
+    snprintf(path, sizeof path, "%s/t.json", f->folder);
+    snprintf(spec, sizeof spec, "xattention(thresholds=%s):1", path);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("[null, [", file);
+    for (int32_t h = 0; h < info->n_heads; h++) fprintf(file, "%s%g", h == 0 ? "" : ", ", threshold);
+    fputs("], null]", file);
+    fclose(file);
+    tmx_plan *plan;
+    tmx_error err;
+    if (tmx_plan_parse(&plan, spec, info, &err) != TMX_OK) fail_msg("%s", err.text);
+    unlink(path);
+    return plan;
+}
+
+static void a_journal_knows_tables(void **state)
+{
+    const fixture *f = *state;
+    eval_run run;
+    tmx_error err;
+    tmx_plan *one = plan_of_table(f, 0.5), *again = plan_of_table(f, 0.5), *other = plan_of_table(f, 0.6);
+    eval_plan columns[2] = { f->columns[0], { .label = "table" } };
+    eval_params p = params_of(f);
+    p.plans = columns;
+    p.n_plans = 2;
+    p.n_cells = 1;
+    p.journal = f->journal;
+    unlink(f->journal);
+    columns[1].plan = one;
+    run_fine(&run, &p);
+    eval_run_free(&run);
+    columns[1].plan = again;
+    run_fine(&run, &p);
+    assert_int_equal(run.n_resumed, N_SAMPLES);
+    eval_run_free(&run);
+    columns[1].plan = other;
+    assert_int_equal(eval_run_all(&run, &p, &err), TMX_E_FORMAT);
+    if (strstr(err.text, "kept with \"plans\"") == NULL) fail_msg("%s", err.text);
+    eval_run_free(&run);
+    tmx_plan_free(one);
+    tmx_plan_free(again);
+    tmx_plan_free(other);
+    unlink(f->journal);
+}
+
 static void wrong_parameters_are_refused(void **state)
 {
     const fixture *f = *state;
@@ -453,6 +503,7 @@ int main(void)
         cmocka_unit_test(perplexity_is_what_it_says),
         cmocka_unit_test(a_stopped_run_goes_on_to_the_same_numbers),
         cmocka_unit_test(wrong_journals_are_refused),
+        cmocka_unit_test(a_journal_knows_tables),
         cmocka_unit_test(wrong_parameters_are_refused),
         cmocka_unit_test(reports_hold_together),
     };

@@ -378,7 +378,7 @@ static void configurations_are_read_and_kept(void **state)
     write_text("heads.json", config);
     if (tmx_plan_parse(&plan, "mix:triangle=1,rest=minference(heads.json)", &three, &err) != TMX_OK) fail_msg("%s", err.text);
     assert_string_equal(tmx_plan_text(plan, words, sizeof words),
-                        "triangle 1 (sink 8, window 512, last 128), minference 0,2 (vertical 1000, slash 6096, by head)");
+                        "triangle 1 (sink 8, window 512, last 128), minference 0,2 (vertical 1000, slash 6096, by head aead3109)");
     assert_config(plan);
     assert_int_equal(plan_layer_pattern(plan, 0, 800).kind, TMX_PATTERN_MINFERENCE);
     assert_int_equal(plan_layer_pattern(plan, 0, 700).kind, TMX_PATTERN_DENSE);        /* every head sees all of it */
@@ -478,7 +478,7 @@ static void thresholds_are_read_and_kept(void **state)
     write_text("t.json", thresholds);
     if (tmx_plan_parse(&plan, "mix:triangle=1,rest=xattention(thresholds=t.json,threshold=0.8)", &three, &err) != TMX_OK) fail_msg("%s", err.text);
     assert_string_equal(tmx_plan_text(plan, words, sizeof words),
-                        "triangle 1 (sink 8, window 512, last 128), xattention 0,2 (stride 8, threshold 0.8, norm 1, by head)");
+                        "triangle 1 (sink 8, window 512, last 128), xattention 0,2 (stride 8, threshold 0.8, norm 1, by head 5fed30f3)");
     assert_thresholds(plan);
     assert_int_equal(tmx_plan_save(plan, "self.json", NULL), TMX_OK);
     assert_int_equal(remove("t.json"), 0);             /* the plan file holds the table */
@@ -494,7 +494,7 @@ static void thresholds_are_read_and_kept(void **state)
     write_text("t.json", thresholds);
     write_text("heads.json", config);                  /* both tables in one plan */
     assert_parses_to("mix:minference(heads.json)=0,rest=xattention(thresholds=t.json)", &three,
-                     "xattention 1-2 (stride 8, threshold 0.9, norm 1, by head), minference 0 (vertical 1000, slash 6096, by head)");
+                     "xattention 1-2 (stride 8, threshold 0.9, norm 1, by head 81cd9888), minference 0 (vertical 1000, slash 6096, by head 661ddc55)");
     static const struct { const char *spec, *text; } bad[] = {
         { "xattention(thresholds=)", "character 23: thresholds: expected a file" },
         { "xattention(thresholds)", "character 22: expected '='" },
@@ -512,6 +512,46 @@ static void thresholds_are_read_and_kept(void **state)
     }
     assert_int_equal(truncate("t.json", 2 << 20), 0);
     assert_refused("xattention(thresholds=t.json)", &three, TMX_E_FORMAT, "t.json: 2097152 bytes, a configuration file has at most 1048576");
+}
+
+/* A plan's text names its tables by what is read of them: journals of tmx eval tell plans apart by it. */
+static void tables_are_told_apart(void **state)
+{
+    (void)state;
+    static const char spec[] = "xattention(thresholds=t.json):0,2", heads_spec[] = "minference(h.json):0-1";
+    static const char fine[] = "[[0.1, 0.7290000000000001, 0.5, 1], null, null]";
+    static const struct { const char *spec, *file, *text; bool is_same; } cases[] = {
+        { spec, "t.json", "[[0.1, 0.7290000000000001, 0.5, 1], [0.3, 0.3, 0.3, 0.3], null]", true },       /* layer 1 is dense */
+        { spec, "t.json", "[[0.1, 0.729, 0.5, 1], null, null]", true },                                   /* as files keep it */
+        { spec, "t.json", "[[0.1, 0.728, 0.5, 1], null, null]", false },
+        { spec, "t.json", "[[0.7290000000000001, 0.1, 0.5, 1], null, null]", false },
+        { spec, "t.json", "[[0.1, 0.7290000000000001, null, 1], null, null]", false },
+        { spec, "t.json", "[[0.1, 0.7290000000000001, 0.5, 1], null, [1, null, null, null]]", false },
+        { heads_spec, "h.json", "[{\"3\": [\"stream_llm\", 100, 800]}, {}, {\"0\": [\"block_sparse\", 0, 0]}]", true },
+        { heads_spec, "h.json", "[{\"3\": [\"stream_llm\", 100, 800], \"0\": [\"vertical_and_slash\", 1000, 6096]}, {}, {}]", true },
+        { heads_spec, "h.json", "[{\"2\": [\"stream_llm\", 100, 800]}, {}, {}]", false },
+        { heads_spec, "h.json", "[{}, {\"3\": [\"stream_llm\", 100, 800]}, {}]", false },
+        { heads_spec, "h.json", "[{\"3\": [\"stream_llm\", 100, 801]}, {}, {}]", false },
+        { heads_spec, "h.json", "[{\"3\": [\"block_sparse\", 100, 800]}, {}, {}]", false },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char words[2][256];
+        for (int k = 0; k < 2; k++) {
+            tmx_plan *plan;
+            tmx_error err;
+            const char *first = cases[i].file[0] == 't' ? fine : "[{\"3\": [\"stream_llm\", 100, 800]}, {}, {}]";
+            write_text(cases[i].file, k == 0 ? first : cases[i].text);
+            if (tmx_plan_parse(&plan, cases[i].spec, &three, &err) != TMX_OK) fail_msg("%zu: %s", i, err.text);
+            tmx_plan_text(plan, words[k], sizeof words[k]);
+            assert_int_equal(tmx_plan_save(plan, "self.json", NULL), TMX_OK);
+            tmx_plan_free(plan);
+            if (tmx_plan_parse(&plan, "self.json", &three, &err) != TMX_OK) fail_msg("%zu: %s", i, err.text);
+            char back[256];
+            assert_string_equal(tmx_plan_text(plan, back, sizeof back), words[k]);
+            tmx_plan_free(plan);
+        }
+        if ((strcmp(words[0], words[1]) == 0) != cases[i].is_same) fail_msg("%zu: '%s' and '%s'", i, words[0], words[1]);
+    }
 }
 
 static void broken_thresholds_are_explained(void **state)
@@ -1268,6 +1308,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(configurations_are_read_and_kept, enter_folder, leave_folder),
         cmocka_unit_test(broken_configurations_are_explained),
         cmocka_unit_test_setup_teardown(thresholds_are_read_and_kept, enter_folder, leave_folder),
+        cmocka_unit_test(tables_are_told_apart),
         cmocka_unit_test(broken_thresholds_are_explained),
         cmocka_unit_test(estimates_per_chunk_are_named_and_kept),
         cmocka_unit_test(a_refused_list_leaves_the_flags),

@@ -44,6 +44,19 @@ tmx_status head_table_read_plan(const head_table *table, const strict_reader *r,
     return read_table(table, r, field, array, n_heads, p);
 }
 
+void head_table_digest(const head_table *table, const tmx_plan *plan, tmx_pattern_kind kind, char hex[TABLE_DIGEST_DIGITS + 1])
+{
+    sha256 digest;
+    char whole[65];
+    sha256_init(&digest);
+    for (int32_t l = 0; l < plan->n_layers; l++) {
+        if (plan->layers[l].kind == kind) table->add_layer(plan, l, &digest);
+    }
+    sha256_hex(&digest, whole);
+    memcpy(hex, whole, TABLE_DIGEST_DIGITS);
+    hex[TABLE_DIGEST_DIGITS] = '\0';
+}
+
 bool head_table_add_json(const head_table *table, json_t *object, const tmx_plan *plan)
 {
     if (!table->is_there(plan)) return true;

@@ -41,6 +41,16 @@ static tmx_status read_layers(const strict_reader *r, const char *field, json_t 
 
 static bool is_there(const tmx_plan *plan) { return plan->thresholds != NULL; }
 
+/* Nine digits, as files have them: a plan that was saved and read back is told the same. */
+static void add_layer(const tmx_plan *plan, int32_t layer, sha256 *digest)
+{
+    const double *thresholds = plan_thresholds(plan, layer);
+    for (int32_t h = 0; h < plan->n_heads; h++) {
+        char text[32];
+        sha256_add(digest, text, (size_t)snprintf(text, sizeof text, "%.9g%c", thresholds[h], h + 1 < plan->n_heads ? ' ' : '\n'));
+    }
+}
+
 static json_t *layer_json(const double *thresholds, int32_t n_heads)
 {
     bool is_any = false;
@@ -64,4 +74,5 @@ static json_t *layers_json(const tmx_plan *plan)
     return table;
 }
 
-const head_table threshold_table = { .field = "thresholds", .read_layers = read_layers, .is_there = is_there, .layers_json = layers_json };
+const head_table threshold_table = { .field = "thresholds", .read_layers = read_layers, .is_there = is_there, .add_layer = add_layer,
+                                     .layers_json = layers_json };

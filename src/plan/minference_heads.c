@@ -125,13 +125,23 @@ static json_t *table_json(const tmx_plan *plan, const minference_head *rest)
 
 static bool is_there(const tmx_plan *plan) { return plan->heads != NULL; }
 
+static void add_layer(const tmx_plan *plan, int32_t layer, sha256 *digest)
+{
+    for (int32_t h = 0; h < plan->n_heads; h++) {
+        const minference_head head = plan_minference_head(plan, layer, h);
+        char text[64];
+        sha256_add(digest, text, (size_t)snprintf(text, sizeof text, "%s %d %d\n", minference_type_names[head.type], head.a, head.b));
+    }
+}
+
 static json_t *layers_json(const tmx_plan *plan)
 {
     const minference_head rest = unnamed(plan);
     return table_json(plan, &rest);
 }
 
-const head_table minference_table = { .field = "heads", .is_alone = true, .read_layers = read_layers, .is_there = is_there, .layers_json = layers_json };
+const head_table minference_table = { .field = "heads", .is_alone = true, .read_layers = read_layers, .is_there = is_there,
+                                      .add_layer = add_layer, .layers_json = layers_json };
 
 tmx_status minference_config_text(const tmx_plan *plan, char **text, size_t *n_bytes, tmx_error *err)
 {

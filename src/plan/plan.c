@@ -315,7 +315,11 @@ static void put_layers_of(text_out *out, const tmx_plan *plan, int kind)
         for (int32_t i = 0; i < m->n_params; i++) {
             put(out, "%s%s %.9g", i == 0 ? " (" : ", ", m->params[i].name, method_get(plan, &m->params[i]));
         }
-        if (m->table != NULL && m->table->is_there(plan)) put(out, ", by head");
+        if (m->table != NULL && m->table->is_there(plan)) {
+            char hex[TABLE_DIGEST_DIGITS + 1];
+            head_table_digest(m->table, plan, m->kind, hex);
+            put(out, ", by head %s", hex);
+        }
         put(out, ")");
         return;
     }

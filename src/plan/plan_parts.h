@@ -4,6 +4,7 @@
 #ifndef TMX_PLAN_PLAN_PARTS_H
 #define TMX_PLAN_PLAN_PARTS_H
 
+#include "base/sha256.h"
 #include "plan/plan.h"
 #include "plan/strict_json.h"
 
@@ -39,6 +40,7 @@ typedef struct head_table {
     /* array: of p->n_layers entries, for p->n_heads heads; field: what to call it, "" for a whole file */
     tmx_status (*read_layers)(const strict_reader *r, const char *field, json_t *array, tmx_plan *p);
     bool (*is_there)(const tmx_plan *plan);
+    void (*add_layer)(const tmx_plan *plan, int32_t layer, sha256 *digest);
     json_t *(*layers_json)(const tmx_plan *plan);      /* NULL: out of memory */
 } head_table;
 
@@ -64,6 +66,9 @@ bool method_set(tmx_plan *plan, const method_param *param, double value);
 /* head_tables.c: the table in the method's object of a plan file, if it is there; a configuration file, which is the table alone.
  * False: out of memory.  n_heads: the model's. */
 tmx_status head_table_read_plan(const head_table *table, const strict_reader *r, const char *name, json_t *object, tmx_plan *p);
+/* What the layers of this kind are told, as plan files keep it: equal for equal behaviour, beside the parameters. */
+enum { TABLE_DIGEST_DIGITS = 8 };
+void head_table_digest(const head_table *table, const tmx_plan *plan, tmx_pattern_kind kind, char hex[TABLE_DIGEST_DIGITS + 1]);
 bool head_table_add_json(const head_table *table, json_t *object, const tmx_plan *plan);
 tmx_status head_table_read_config(const head_table *table, tmx_plan *p, const char *text, size_t n_bytes, const char *name, int32_t n_heads,
                                   tmx_error *err);

@@ -337,7 +337,7 @@ long_model_tests() {
     fine "plan: a search" plan -q -m "$model" --search minference --tokens 400 --samples 1 --keep 0.7 -o "$tmp/heads.json"
     printed "plan: a search" '^[0-9]+ heads vertical-slash, [0-9]+ A-shape, 0 block-sparse; mean error of a head.s output 0?\.[0-9e-]+$'
     fine "plan: what it found" plan -m "$model" --plan "minference($tmp/heads.json)"
-    printed "plan: what it found" '^minference 0-29 \(vertical 1000, slash 6096, by head\)$'
+    printed "plan: what it found" '^minference 0-29 \(vertical 1000, slash 6096, by head [0-9a-f]{8}\)$'
 
     # the gradient probe: a report, the same one in two sittings, the plan it leads to, prompts of one's own
     local small=(--sink 8 --window 32 --last 16)           # sanitizers make every token dear
