@@ -129,7 +129,7 @@ static int plan_from_probe(const plan_options *o, const plan_target *t, tmx_plan
 {
     const tmx_model_info *info = &t->info;
     tmx_probe_report *report = NULL;
-    calibration found = { .n_sparse = o->n_layers };
+    budget b = { .found = { .n_sparse = o->n_layers } };
     tmx_probe_order order = TMX_ORDER_GRADIENT;
     tmx_error err;
     uint64_t seed = 0;
@@ -139,15 +139,15 @@ static int plan_from_probe(const plan_options *o, const plan_target *t, tmx_plan
         return complain(EXIT_USAGE, "option --layers: %d of a model of %d layers", o->n_layers, info->n_layers);
     }
     if (tmx_probe_report_open(&report, o->probe, info, &err) != TMX_OK) return complain_error(&err);
-    if (o->budget != NULL) code = budget_spend(o, t->model, t->pool, report, order, seed, &found);
+    if (o->budget != NULL) code = budget_spend(o, t->model, t->pool, report, order, seed, &b);
     if (code == 0) {
-        tmx_status status = tmx_probe_report_plan(plan, report, info, order, seed, found.n_sparse, &err);
+        tmx_status status = tmx_probe_report_plan(plan, report, info, order, seed, b.found.n_sparse, &err);
         if (status == TMX_OK) status = tmx_plan_set_sizes(*plan, o->plan.n_sink, o->plan.n_window, o->plan.n_last, &err);
-        if (status == TMX_OK && o->budget != NULL) status = budget_record(o, &found, *plan, &err);
+        if (status == TMX_OK && o->budget != NULL) status = budget_finish(o, &b, t->model, plan, &err);
         if (status != TMX_OK) code = complain_error(&err);
     }
     tmx_probe_report_free(report);
-    calibration_free(&found);
+    budget_free(&b);
     return code;
 }
 

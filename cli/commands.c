@@ -215,6 +215,12 @@ static const option_spec plan_rows[] = {
     { .group = "Plan from a probe", .name = "objective", .argument = "layers|ttft", .kind = OPTION_CHOICE, .choices = "layers|ttft",
       AT(objective),
       .help = "with --budget: of all that was measured and fits, take the most layers, or what was fastest on this machine" },
+    { .group = "Plan from a probe", .name = "methods", .argument = "A;B", .kind = OPTION_TEXT, .fallback = "none", AT(methods),
+      .help = "with --budget: behind its triangle layers, give the others dynamic methods, such as 'xattention(stride=8,threshold=0.9);"
+              "flexprefill(gamma=0.95)', each kind once. Measured on the same prompts: first each method in all R of these layers beside "
+              "none of them, taking turns; what does not take less time, as a whole or in a layer, is out. Then every layer's fastest, "
+              "all at once; if that breaks the budget, layer by layer in the probe's order, the fastest that keeps the whole inside it. "
+              "At last the choice races dense layers. With M methods 1 + M + R M + M times the --samples at most, often 2 + M" },
     { .group = "Plan from a probe", .name = "curve", .argument = "N", .kind = OPTION_COUNT, .max = 1024, .fallback = "none",
       AT(curve_step),
       .help = "with --budget: measure 0, N, 2N, ... layers as well, for a whole curve; the choice is among all that was measured" },
@@ -261,6 +267,9 @@ static const command_example plan_examples[] = {
     { "the 16 layers that lose least by a probe", "tmx plan -m model.gguf --probe probe.json --layers 16 -o model.plan.json" },
     { "as many as a loss of 0.01 allows, measured",
       "tmx plan -m model.gguf --probe probe.json --budget kl=0.01 --tokens 8000 -o model.plan.json --svg curve.svg" },
+    { "and methods for the other layers, where they are faster and fit",
+      "tmx plan -m model.gguf --probe probe.json --budget kl=0.01 --tokens 8000 "
+      "--methods 'xattention(threshold=0.95);flexprefill(gamma=0.99)' -o model.plan.json" },
 };
 
 const command plan_command = {
@@ -680,7 +689,7 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
     if (o->search != NULL) {
         if (strcmp(o->search, "minference") != 0) return refuse_line(why, size, "option --search: the one method is minference");
         if (o->plan.spec != NULL || o->plan.estimate != NULL || o->probe != NULL || o->budget != NULL || o->n_layers >= 0 || o->order != NULL || o->picture != NULL
-            || o->note != NULL || o->curve_step > 0 || o->objective != OBJECTIVE_LAYERS) {
+            || o->methods != NULL || o->note != NULL || o->curve_step > 0 || o->objective != OBJECTIVE_LAYERS) {
             return refuse_line(why, size, "option --search takes --keep, --task, --tokens, --samples and --seed, and no plan or probe");
         }
         if (!(o->keep > 0)) return refuse_line(why, size, "option --keep: expected more than 0, up to 1");
@@ -696,13 +705,13 @@ bool plan_options_check(const plan_options *o, char *why, size_t size)
     }
     if (o->probe == NULL && o->budget != NULL) return refuse_line(why, size, "option --budget needs --probe FILE");
     if (o->budget == NULL && (o->objective != OBJECTIVE_LAYERS || o->curve_step > 0 || o->task != NULL || o->n_tokens > 0
-                              || o->picture != NULL)) {
-        return refuse_line(why, size, "options --objective, --curve, --task, --tokens and --svg need --budget");
+                              || o->picture != NULL || o->methods != NULL)) {
+        return refuse_line(why, size, "options --objective, --methods, --curve, --task, --tokens and --svg need --budget");
     }
     if (o->probe == NULL && o->n_layers >= 0) return refuse_line(why, size, "option --layers needs --probe FILE");
     if (o->probe == NULL && o->order != NULL) return refuse_line(why, size, "option --order needs --probe FILE");
     if (o->note != NULL && o->output == NULL) return refuse_line(why, size, "option --note needs -o FILE");
-    return estimate_check(o->plan.estimate, o->plan.spec != NULL, why, size);
+    return estimate_check(o->plan.estimate, o->plan.spec != NULL || o->methods != NULL, why, size);
 }
 
 bool probe_options_check(const probe_options *o, char *why, size_t size)

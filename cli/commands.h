@@ -52,6 +52,7 @@ typedef struct plan_options {
     const char *probe, *order;     /* order NULL = gradient */
     int32_t n_layers;              /* -1 = not given */
     const char *budget;            /* "kl=0.01"; instead of n_layers */
+    const char *methods;           /* "A;B"; NULL = none */
     const char *search;            /* "minference"; instead of a plan and a probe */
     double keep;
     int32_t objective;             /* layers, ttft */

@@ -2,6 +2,7 @@
 
 #include "curve_picture.h"
 #include "options.h"
+#include "plan_methods.h"
 #include "progress.h"
 #include "report.h"
 #include "signals.h"
@@ -61,49 +62,104 @@ static void print_curve(const calibration *c)
     putchar('\n');
 }
 
-int budget_spend(const plan_options *o, const tmx_model *model, tmx_pool *pool, const tmx_probe_report *report,
-                 tmx_probe_order order, uint64_t order_seed, calibration *found)
+static void params_of(const plan_options *o, const tmx_model *model, calibration_params *p)
 {
-    const tmx_model_info *info = tmx_model_info_get(model);
-    tmx_error err;
-    progress bar;
-    calibration_params p = {
+    *p = (calibration_params){
         .n_sink = o->plan.n_sink >= 0 ? o->plan.n_sink : TMX_DEFAULT_SINK,
         .n_window = o->plan.n_window >= 0 ? o->plan.n_window : TMX_DEFAULT_WINDOW,
         .n_last = o->plan.n_last >= 0 ? o->plan.n_last : TMX_DEFAULT_LAST,
         .is_chat = tmx_chat_format(model) != NULL, .seed = (uint64_t)o->seed, .n_samples = o->n_samples,
-        .curve_step = o->curve_step, .is_fastest = o->objective == OBJECTIVE_TTFT, .progress = on_prompt, .progress_ctx = &bar,
+        .curve_step = o->curve_step, .is_fastest = o->objective == OBJECTIVE_TTFT,
     };
-    int code = parse_budget(o->budget, &p);
-    if (code == 0) code = choose_task(o, info, tmx_probe_report_settings(report), &p);
+}
+
+/* All that can be refused before anything is measured. */
+static int prepare(const plan_options *o, const tmx_model *model, const tmx_probe_report *report, budget *b)
+{
+    const tmx_model_info *info = tmx_model_info_get(model);
+    calibration_params *p = &b->params;
+    int code = parse_budget(o->budget, p);
+    if (code == 0) code = choose_task(o, info, tmx_probe_report_settings(report), p);
+    if (code == 0 && o->methods != NULL) code = methods_parse(&b->methods, o->methods, info);
     if (code != 0) return code;
-    int32_t *layers = malloc((size_t)info->n_layers * sizeof *layers);
-    if (layers == NULL) return complain(EXIT_RESOURCES, "out of memory for an order of layers");
-    p.order = layers;
+    p->methods = b->methods.items;
+    p->n_methods = b->methods.n;
+    if (o->plan.estimate != NULL) (void)estimate_parse(o->plan.estimate, &p->estimate_rows);       /* the options' check has let it pass */
+    p->order = b->order = malloc((size_t)info->n_layers * sizeof *b->order);
+    return b->order != NULL ? 0 : complain(EXIT_RESOURCES, "out of memory for an order of layers");
+}
+
+int budget_spend(const plan_options *o, const tmx_model *model, tmx_pool *pool, const tmx_probe_report *report,
+                 tmx_probe_order order, uint64_t order_seed, budget *b)
+{
+    tmx_error err;
+    progress bar;
+    calibration_params *p = &b->params;
+    *b = (budget){ .order = NULL };
+    params_of(o, model, p);
+    p->progress = on_prompt;
+    p->progress_ctx = &bar;
+    const int code = prepare(o, model, report, b);
+    if (code != 0) return code;
     char label[64];
-    snprintf(label, sizeof label, "%d %.24s prompts of %d tokens", p.n_samples, p.kind->name, p.n_tokens);
+    snprintf(label, sizeof label, "%d %.24s prompts of %d tokens", p->n_samples, p->kind->name, p->n_tokens);
     progress_init(&bar, o->is_quiet);
-    tmx_status status = tmx_probe_report_order(report, order, order_seed, layers, &err);
+    tmx_status status = tmx_probe_report_order(report, order, order_seed, b->order, &err);
     if (status == TMX_OK) {
         progress_begin(&bar, label);
         signals_begin_polite();
-        status = calibrate(found, model, pool, &p, &err);
+        status = calibrate(&b->found, model, pool, p, &err);
         signals_end_polite();
         progress_end(&bar);
     }
-    free(layers);
+    p->progress = NULL;
     if (status != TMX_OK) return complain_error(&err);
     printf("%s, seed %lld\n", label, (long long)o->seed);
-    print_curve(found);
-    return o->picture != NULL ? write_curve_picture(o->picture, found->curve, found->n_points, found->n_sparse, label) : 0;
+    print_curve(&b->found);
+    if (p->n_methods > 0) print_methods(&b->found, &b->methods);
+    return o->picture != NULL ? write_curve_picture(o->picture, b->found.curve, b->found.n_points, b->found.n_sparse, label) : 0;
 }
 
-tmx_status budget_record(const plan_options *o, const calibration *found, tmx_plan *plan, tmx_error *err)
+/* What the methods' choice costs and saves, for the note; "" if no layer got one. */
+static void describe_methods(const calibration *found, char text[160])
 {
-    char note[512];
-    snprintf(note, sizeof note, "%.360s; %.40s of %d %.24s prompts of %d tokens", tmx_plan_note(plan), o->budget, found->n_samples,
-             found->kind->name, found->n_tokens);
-    tmx_status status = tmx_plan_set_note(plan, note, err);
-    if (status == TMX_OK) status = tmx_plan_set_min_tokens(plan, found->min_tokens, err);
-    return status == TMX_OK ? tmx_plan_set_curve(plan, found->curve, found->n_points, err) : status;
+    text[0] = '\0';
+    if (found->race_ms[1] <= 0) return;
+    const method_row *chosen = &found->rows[found->n_rows - 1];
+    char before[32], after[32];
+    snprintf(text, 160, "; methods in %d layers: KL %.3g, TTFT %s for %s", chosen->n_layers, chosen->point.kl, text_of_ms(found->race_ms[1], after),
+             text_of_ms(found->race_ms[0], before));
+}
+
+static tmx_status add_methods(const budget *b, const tmx_model *model, tmx_plan **plan, tmx_error *err)
+{
+    tmx_plan *whole;
+    if (b->found.race_ms[1] <= 0) return TMX_OK;
+    tmx_status status = calibration_plan(&whole, model, &b->params, b->found.n_sparse, b->found.layer_methods, err);
+    if (status != TMX_OK) return status;
+    status = tmx_plan_set_note(whole, tmx_plan_note(*plan), err);
+    tmx_plan_free(*plan);
+    *plan = whole;
+    return status;
+}
+
+tmx_status budget_finish(const plan_options *o, const budget *b, const tmx_model *model, tmx_plan **plan, tmx_error *err)
+{
+    const calibration *found = &b->found;
+    char note[512], methods[160];
+    tmx_status status = add_methods(b, model, plan, err);
+    if (status != TMX_OK) return status;
+    describe_methods(found, methods);
+    snprintf(note, sizeof note, "%.240s; %.40s of %d %.24s prompts of %d tokens%s", tmx_plan_note(*plan), o->budget, found->n_samples,
+             found->kind->name, found->n_tokens, methods);
+    status = tmx_plan_set_note(*plan, note, err);
+    if (status == TMX_OK) status = tmx_plan_set_min_tokens(*plan, found->min_tokens, err);
+    return status == TMX_OK ? tmx_plan_set_curve(*plan, found->curve, found->n_points, err) : status;
+}
+
+void budget_free(budget *b)
+{
+    calibration_free(&b->found);
+    free(b->order);
+    specs_free(&b->methods);
 }

@@ -12,15 +12,17 @@ static bool is_layers(const char *at, size_t n)
     return n_last > 0 && n_first + 1 + n_last == n;
 }
 
-/* The first comma that does not stand in parentheses; NULL: there is none. */
-static char *next_comma(char *at)
+/* The first mark that does not stand in parentheses; NULL: there is none. */
+static char *next_mark(char *at, char mark)
 {
     for (bool is_inside = false; *at != '\0'; at++) {
         if (*at == '(' || *at == ')') is_inside = *at == '(';
-        else if (*at == ',' && !is_inside) return at;
+        else if (*at == mark && !is_inside) return at;
     }
     return NULL;
 }
+
+static char *next_comma(char *at) { return next_mark(at, ','); }
 
 /* "rest=dense", "xattention(stride=8,threshold=0.9)=0-15": a method, its parameters, "=". */
 static bool is_item(const char *at)
@@ -67,6 +69,33 @@ bool specs_split(spec_list *list, const text_list *texts, char *why, size_t size
         }
     }
     return true;
+}
+
+static char *trim(char *text)
+{
+    while (*text == ' ') text++;
+    size_t n = strlen(text);
+    while (n > 0 && text[n - 1] == ' ') text[--n] = '\0';
+    return text;
+}
+
+bool methods_split(spec_list *list, const char *text, char *why, size_t size)
+{
+    *list = (spec_list){ .n = 0 };
+    char *at = list->copies[0] = strdup(text);
+    if (at == NULL) {
+        snprintf(why, size, "out of memory");
+        return false;
+    }
+    while (at != NULL && list->n < MAX_TEXTS) {
+        char *mark = next_mark(at, ';');
+        if (mark != NULL) *mark = '\0';
+        list->items[list->n++] = trim(at);
+        at = mark != NULL ? mark + 1 : NULL;
+    }
+    if (at == NULL) return true;
+    snprintf(why, size, "more than %d methods", MAX_TEXTS);
+    return false;
 }
 
 void specs_free(spec_list *list)

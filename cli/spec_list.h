@@ -1,4 +1,4 @@
-/* spec_list.h - several plans in one option.  In: the texts of --plan.  Out: one spec each.
+/* spec_list.h - several plans, or methods, in one option.  In: the texts of --plan, or that of --methods.  Out: one spec each.
  *
  * A comma outside parentheses ends a spec unless what stands between it and the next one belongs to the spec before: a layer or
  * a range of layers, "7" or "10-29", or after "mix:" an item, which is a method and "=".  So
@@ -17,6 +17,8 @@ typedef struct spec_list {
 
 /* false: memory ran out, or there are more than MAX_TEXTS plans (`why` says which).  To be freed in any case. */
 bool specs_split(spec_list *list, const text_list *texts, char *why, size_t size);
+/* The methods of --methods: parted by ";" outside parentheses, spaces around them taken off. */
+bool methods_split(spec_list *list, const char *text, char *why, size_t size);
 void specs_free(spec_list *list);
 
 #endif

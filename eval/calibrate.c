@@ -1,17 +1,16 @@
-#include "calibrate.h"
+#include "calibrate_parts.h"
 
 #include "fault.h"
 #include "greedy.h"
 #include "score.h"
 #include "stats.h"
-#include "text.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { N_BEYOND = 2, N_REPEATS = 3 };
+enum { N_BEYOND = 2 };
 
 /* ---------------------------------------------------------------- search */
 
@@ -35,45 +34,46 @@ int32_t calibrate_search(int32_t n, int (*fits)(void *ctx, int32_t k), void *ctx
 
 /* ---------------------------------------------------------------- plans */
 
-tmx_status calibration_plan(tmx_plan **plan, const tmx_model *model, const calibration_params *p, int32_t n_sparse,
-                            tmx_error *err)
+/* "triangle=2,0,1" of the first n_sparse layers of the order, or "xattention(stride=8)=4,5" of those that have the method; nothing of none. */
+static void add_item(text_buf *spec, const char *method, const int32_t *layers, int32_t n)
 {
+    for (int32_t i = 0; i < n; i++) {
+        if (i == 0) text_print(spec, "%s%s=", spec->n_bytes > 4 ? "," : "", method);       /* more than "mix:" */
+        text_print(spec, i == 0 ? "%d" : ",%d", layers[i]);
+    }
+}
+
+tmx_status calibration_plan(tmx_plan **plan, const tmx_model *model, const calibration_params *p, int32_t n_sparse,
+                            const int32_t *methods, tmx_error *err)
+{
+    const tmx_model_info *info = tmx_model_info_get(model);
     text_buf spec = { 0 };
-    text_add(&spec, n_sparse > 0 ? "triangle" : "dense");
-    for (int32_t i = 0; i < n_sparse; i++) text_print(&spec, "%c%d", i == 0 ? ':' : ',', p->order[i]);
+    int32_t *layers = malloc((size_t)info->n_layers * sizeof *layers);
+    if (layers == NULL) return fault_memory(err, "a plan");
+    text_add(&spec, "mix:");
+    add_item(&spec, "triangle", p->order, n_sparse);
+    for (int32_t m = 0; m < p->n_methods && methods != NULL; m++) {
+        int32_t n = 0;
+        for (int32_t l = 0; l < info->n_layers; l++) {
+            if (methods[l] == m) layers[n++] = l;
+        }
+        add_item(&spec, p->methods[m], layers, n);
+    }
+    if (spec.n_bytes == 4) text_add(&spec, "rest=dense");
+    free(layers);
     char *text = text_take(&spec);
     if (text == NULL) return fault_memory(err, "a plan");
     tmx_plan *made = NULL;
-    tmx_status status = tmx_plan_parse(&made, text, tmx_model_info_get(model), err);
+    tmx_status status = tmx_plan_parse(&made, text, info, err);
     free(text);
     if (status == TMX_OK) status = tmx_plan_set_sizes(made, p->n_sink, p->n_window, p->n_last, err);
+    if (status == TMX_OK && p->estimate_rows > 0) status = tmx_plan_set_estimate_rows(made, p->estimate_rows, err);
     if (status != TMX_OK) tmx_plan_free(made);
     else *plan = made;
     return status;
 }
 
 /* ---------------------------------------------------------------- measuring */
-
-typedef struct calibration_prompt {
-    task_sample sample;
-    int32_t *ids, n_ids;
-    float *dense;                  /* [n_vocab]: the first token's logits, dense */
-} calibration_prompt;
-
-typedef struct bench {
-    const calibration_params *params;
-    const tmx_model *model;
-    tmx_session *session;
-    calibration_prompt *prompts;   /* [n_samples] */
-    float *logits;                 /* [n_vocab] */
-    int32_t *ids;                  /* [n_predict] of the kind */
-    text_buf text;
-    double *times_ms;              /* [n_samples], at least N_REPEATS */
-    tmx_plan_point *curve;         /* [n_layers + 1] */
-    int32_t n_points, n_layers, n_vocab, n_done, n_total;
-    tmx_status status;
-    tmx_error *err;
-} bench;
 
 static double clock_ms(void)
 {
@@ -95,10 +95,10 @@ static tmx_status run_prompt(bench *b, const tmx_plan *plan, const calibration_p
     return TMX_OK;
 }
 
-static tmx_status step(bench *b)
+/* Runs that are no step of the progress ask, too, so that a stop never waits for many of them. */
+static tmx_status may_go_on(const bench *b)
 {
     const calibration_params *p = b->params;
-    b->n_done++;
     if (p->progress == NULL || p->progress(p->progress_ctx, b->n_done, b->n_total)) return TMX_OK;
     return fault(b->err, TMX_E_CANCELLED, "calibration: stopped after %d of about %d prompts", b->n_done, b->n_total);
 }
@@ -118,27 +118,46 @@ static tmx_status score_prompt(bench *b, const calibration_prompt *prompt, const
     return score_answer(b->params->kind->metric, b->text.data, s->answers, s->n_answers, score, b->err);
 }
 
-/* One point of the curve: every prompt with the plan of n_sparse layers. */
-static tmx_status measure(bench *b, const tmx_plan *plan, int32_t n_sparse, tmx_plan_point *point)
+/* Prompt i with plan k: its share of the row, and its times. */
+static tmx_status measure_prompt(bench *b, const tmx_plan *plan, int32_t i, int32_t k, tmx_plan_point *point, layer_times *layers)
 {
     const int32_t n = b->params->n_samples;
-    *point = (tmx_plan_point){ .n_sparse = n_sparse };
-    for (int32_t i = 0; i < n; i++) {
-        calibration_prompt *prompt = &b->prompts[i];
-        float *logits = n_sparse == 0 ? prompt->dense : b->logits;
-        tmx_agreement agreement;
-        double score;
-        TRY(run_prompt(b, plan, prompt, prompt->n_ids, logits, &b->times_ms[i]));
-        tmx_logits_compare(prompt->dense, logits, b->n_vocab, &agreement);
-        TRY(score_prompt(b, prompt, logits, &score));
-        point->kl += fmax(agreement.kl, 0) / n;
-        point->top1 += (agreement.top_a == agreement.top_b) / (double)n;
-        point->score += 100 * score / n;
-        TRY(step(b));
+    const size_t at = (size_t)k * (size_t)n + (size_t)i;
+    calibration_prompt *prompt = &b->prompts[i];
+    float *logits = b->is_dense_known ? b->logits : prompt->dense;
+    tmx_agreement agreement;
+    tmx_timings timings;
+    double score;
+    TRY(run_prompt(b, plan, prompt, prompt->n_ids, logits, &b->times_ms[at]));
+    tmx_session_timings(b->session, &timings);
+    b->attention_ms[at] = timings.attention_ms;
+    for (int32_t l = 0; layers != NULL && l < layers->n; l++) {
+        const size_t row = (size_t)k * (size_t)layers->n + (size_t)l;
+        layers->ms[row * (size_t)n + (size_t)i] = tmx_session_layer_attention_ms(b->session, layers->layers[l]);
     }
-    point->top1 = fmin(point->top1, 1);
-    point->score = fmin(point->score, 100);
-    point->ttft_ms = median_of(b->times_ms, n);
+    tmx_logits_compare(prompt->dense, logits, b->n_vocab, &agreement);
+    TRY(score_prompt(b, prompt, logits, &score));
+    point->kl += fmax(agreement.kl, 0) / n;
+    point->top1 += (agreement.top_a == agreement.top_b) / (double)n;
+    point->score += 100 * score / n;
+    b->n_done++;
+    return may_go_on(b);
+}
+
+tmx_status bench_measure(bench *b, const tmx_plan *const *plans, int32_t n_plans, int32_t n_sparse, method_row *rows, layer_times *layers)
+{
+    const int32_t n = b->params->n_samples;
+    for (int32_t k = 0; k < n_plans; k++) rows[k] = (method_row){ .point = { .n_sparse = n_sparse } };
+    for (int32_t i = 0; i < n; i++) {
+        for (int32_t k = 0; k < n_plans; k++) TRY(measure_prompt(b, plans[k], i, k, &rows[k].point, layers));
+    }
+    for (int32_t k = 0; k < n_plans; k++) {
+        tmx_plan_point *point = &rows[k].point;
+        point->top1 = fmin(point->top1, 1);
+        point->score = fmin(point->score, 100);
+        point->ttft_ms = median_of(b->times_ms + (size_t)k * (size_t)n, n);
+        rows[k].attention_ms = median_of(b->attention_ms + (size_t)k * (size_t)n, n);
+    }
     return TMX_OK;
 }
 
@@ -153,19 +172,19 @@ static const tmx_plan_point *point_of(const bench *b, int32_t n_sparse)
 static tmx_status add_point(bench *b, int32_t n_sparse)
 {
     tmx_plan *plan;
-    tmx_plan_point point;
+    method_row row;
     if (point_of(b, n_sparse) != NULL) return TMX_OK;
-    TRY(calibration_plan(&plan, b->model, b->params, n_sparse, b->err));
-    const tmx_status status = measure(b, plan, n_sparse, &point);
+    TRY(calibration_plan(&plan, b->model, b->params, n_sparse, NULL, b->err));
+    const tmx_status status = bench_measure(b, (const tmx_plan *const *)&plan, 1, n_sparse, &row, NULL);
     tmx_plan_free(plan);
     if (status != TMX_OK) return status;
     int32_t at = b->n_points++;
     for (; at > 0 && b->curve[at - 1].n_sparse > n_sparse; at--) b->curve[at] = b->curve[at - 1];
-    b->curve[at] = point;
+    b->curve[at] = row.point;
     return TMX_OK;
 }
 
-static bool is_inside(const bench *b, const tmx_plan_point *point)
+bool bench_is_inside(const bench *b, const tmx_plan_point *point)
 {
     switch (b->params->budget) {
     case CALIBRATE_KL: return point->kl <= b->params->limit;
@@ -178,30 +197,35 @@ static int fits(void *ctx, int32_t n_sparse)
 {
     bench *b = ctx;
     b->status = add_point(b, n_sparse);
-    return b->status != TMX_OK ? -1 : is_inside(b, point_of(b, n_sparse));
+    return b->status != TMX_OK ? -1 : bench_is_inside(b, point_of(b, n_sparse));
 }
 
 /* ---------------------------------------------------------------- where it pays */
 
-/* Median times of the first n_ids tokens of the first prompt, dense and plan taking turns. */
-static tmx_status race(bench *b, const tmx_plan *const plans[2], int32_t n_ids, double medians[2])
+tmx_status bench_race(bench *b, const tmx_plan *const plans[2], int32_t n_ids, double medians[2])
 {
     double times[2][N_REPEATS];
     for (int32_t i = 0; i < N_REPEATS; i++) {
-        for (int k = 0; k < 2; k++) TRY(run_prompt(b, plans[k], &b->prompts[0], n_ids, b->logits, &times[k][i]));
+        for (int k = 0; k < 2; k++) {
+            TRY(may_go_on(b));
+            TRY(run_prompt(b, plans[k], &b->prompts[0], n_ids, b->logits, &times[k][i]));
+        }
     }
     for (int k = 0; k < 2; k++) medians[k] = median_of(times[k], N_REPEATS);
     return TMX_OK;
 }
 
-/* Lengths halve from the calibration's own; up to sink + window tokens the two are the same computation. */
-static tmx_status find_min_tokens(bench *b, const tmx_plan *const plans[2], int32_t *min_tokens)
+/* Lengths halve from the calibration's own; up to sink + window tokens, and with methods up to two blocks, the two are the same
+ * computation. */
+static tmx_status find_min_tokens(bench *b, const tmx_plan *const plans[2], bool has_methods, int32_t *min_tokens)
 {
-    const int64_t n_same = (int64_t)b->params->n_sink + b->params->n_window;
+    enum { N_ALL_SEEN = 256 };
+    int64_t n_same = (int64_t)b->params->n_sink + b->params->n_window;
+    if (has_methods && n_same > N_ALL_SEEN) n_same = N_ALL_SEEN;
     int32_t shortest = b->prompts[0].n_ids + 1;        /* it may pay nowhere */
     for (int32_t n_ids = b->prompts[0].n_ids; n_ids > n_same; n_ids /= 2) {
         double medians[2];
-        TRY(race(b, plans, n_ids, medians));
+        TRY(bench_race(b, plans, n_ids, medians));
         if (medians[1] > medians[0]) {
             *min_tokens = shortest;
             return TMX_OK;
@@ -212,14 +236,15 @@ static tmx_status find_min_tokens(bench *b, const tmx_plan *const plans[2], int3
     return TMX_OK;
 }
 
-static tmx_status find_start(bench *b, int32_t n_sparse, int32_t *min_tokens)
+static tmx_status find_start(bench *b, calibration *found)
 {
+    const bool has_methods = found->race_ms[1] > 0;
     tmx_plan *plans[2] = { NULL, NULL };
-    *min_tokens = 0;
-    if (n_sparse == 0) return TMX_OK;
-    tmx_status status = calibration_plan(&plans[0], b->model, b->params, 0, b->err);
-    if (status == TMX_OK) status = calibration_plan(&plans[1], b->model, b->params, n_sparse, b->err);
-    if (status == TMX_OK) status = find_min_tokens(b, (const tmx_plan *const *)plans, min_tokens);
+    found->min_tokens = 0;
+    if (found->n_sparse == 0 && !has_methods) return TMX_OK;
+    tmx_status status = calibration_plan(&plans[0], b->model, b->params, 0, NULL, b->err);
+    if (status == TMX_OK) status = calibration_plan(&plans[1], b->model, b->params, found->n_sparse, found->layer_methods, b->err);
+    if (status == TMX_OK) status = find_min_tokens(b, (const tmx_plan *const *)plans, has_methods, &found->min_tokens);
     tmx_plan_free(plans[0]);
     tmx_plan_free(plans[1]);
     return status;
@@ -242,13 +267,14 @@ static tmx_status make_prompts(bench *b)
 
 static tmx_status open_bench(bench *b, tmx_pool *pool)
 {
-    const size_t n_times = b->params->n_samples > N_REPEATS ? (size_t)b->params->n_samples : N_REPEATS;
-    b->prompts = calloc((size_t)b->params->n_samples, sizeof *b->prompts);
+    const size_t n_columns = 1 + (size_t)b->params->n_methods, n_samples = (size_t)b->params->n_samples;
+    b->prompts = calloc(n_samples, sizeof *b->prompts);
     b->logits = malloc((size_t)b->n_vocab * sizeof *b->logits);
     b->ids = malloc((size_t)b->params->kind->n_predict * sizeof *b->ids);
-    b->times_ms = malloc(n_times * sizeof *b->times_ms);
+    b->times_ms = calloc(n_columns * n_samples, sizeof *b->times_ms);
+    b->attention_ms = calloc(n_columns * n_samples, sizeof *b->attention_ms);
     b->curve = malloc(((size_t)b->n_layers + 1) * sizeof *b->curve);
-    if (b->prompts == NULL || b->logits == NULL || b->ids == NULL || b->times_ms == NULL || b->curve == NULL) {
+    if (b->prompts == NULL || b->logits == NULL || b->ids == NULL || b->times_ms == NULL || b->attention_ms == NULL || b->curve == NULL) {
         return fault_memory(b->err, "calibration");
     }
     TRY(make_prompts(b));
@@ -272,17 +298,26 @@ static void close_bench(bench *b)
     free(b->ids);
     text_free(&b->text);
     free(b->times_ms);
+    free(b->attention_ms);
     tmx_session_free(b->session);
 }
 
-/* The first run of all pays for cold caches; it is not counted. */
-static tmx_status warm_up(bench *b)
+/* The first run with a plan pays for cold caches and fresh memory; it is not counted. */
+tmx_status bench_warm_up(bench *b, const tmx_plan *plan)
+{
+    double ignored;
+    TRY(may_go_on(b));
+    return run_prompt(b, plan, &b->prompts[0], b->prompts[0].n_ids, b->logits, &ignored);
+}
+
+static tmx_status measure_dense(bench *b)
 {
     tmx_plan *dense;
-    double ignored;
-    TRY(calibration_plan(&dense, b->model, b->params, 0, b->err));
-    const tmx_status status = run_prompt(b, dense, &b->prompts[0], b->prompts[0].n_ids, b->logits, &ignored);
+    TRY(calibration_plan(&dense, b->model, b->params, 0, NULL, b->err));
+    const tmx_status status = bench_warm_up(b, dense);
     tmx_plan_free(dense);
+    if (status == TMX_OK) TRY(add_point(b, 0));
+    b->is_dense_known = true;
     return status;
 }
 
@@ -298,7 +333,7 @@ static int32_t most_inside(const bench *b)
 {
     int32_t most = 0;
     for (int32_t i = 0; i < b->n_points; i++) {
-        if (is_inside(b, &b->curve[i])) most = b->curve[i].n_sparse;
+        if (bench_is_inside(b, &b->curve[i])) most = b->curve[i].n_sparse;
     }
     return most;
 }
@@ -308,7 +343,7 @@ static int32_t fastest_inside(const bench *b)
     const tmx_plan_point *best = &b->curve[0];
     for (int32_t i = 1; i < b->n_points; i++) {
         const tmx_plan_point *point = &b->curve[i];
-        if (is_inside(b, point) && point->ttft_ms < best->ttft_ms) best = point;
+        if (bench_is_inside(b, point) && point->ttft_ms < best->ttft_ms) best = point;
     }
     return best->n_sparse;
 }
@@ -316,12 +351,13 @@ static int32_t fastest_inside(const bench *b)
 static tmx_status run_bench(bench *b, tmx_pool *pool, calibration *found)
 {
     TRY(open_bench(b, pool));
-    TRY(warm_up(b));
-    TRY(add_point(b, 0));
+    TRY(bench_try_methods(b));
+    TRY(measure_dense(b));
     TRY(add_curve(b));
     if (calibrate_search(b->n_layers, fits, b) < 0) return b->status;
     found->n_sparse = b->params->is_fastest ? fastest_inside(b) : most_inside(b);
-    return find_start(b, found->n_sparse, &found->min_tokens);
+    TRY(bench_choose_methods(b, found));
+    return find_start(b, found);
 }
 
 static tmx_status check_params(const calibration_params *p, int32_t n_layers, tmx_error *err)
@@ -329,6 +365,9 @@ static tmx_status check_params(const calibration_params *p, int32_t n_layers, tm
     if (p->n_samples < 1 || p->n_samples > 100000) return fault(err, TMX_E_ARG, "calibration: %d samples, expected 1..100000", p->n_samples);
     if (p->curve_step < 0) return fault(err, TMX_E_ARG, "calibration: a curve step of %d, expected 0 or more", p->curve_step);
     if (!(p->limit >= 0) || isinf(p->limit)) return fault(err, TMX_E_ARG, "calibration: a budget of %g, expected 0 or more", p->limit);
+    if (p->n_methods < 0 || p->n_methods > METHODS_MAX) {
+        return fault(err, TMX_E_ARG, "calibration: %d methods, expected 0..%d", p->n_methods, METHODS_MAX);
+    }
     bool *is_seen = calloc((size_t)n_layers, sizeof *is_seen);
     if (is_seen == NULL) return fault_memory(err, "an order of layers");
     tmx_status status = TMX_OK;
@@ -352,12 +391,14 @@ tmx_status calibrate(calibration *result, const tmx_model *model, tmx_pool *pool
     bench b = { .params = params, .model = model, .n_layers = n_changeable, .n_vocab = info->n_vocab, .err = err };
     int32_t n_candidates = 1 + N_BEYOND + (params->curve_step > 0 ? n_changeable / params->curve_step : 0);
     for (int32_t n = n_changeable; n > 0; n /= 2) n_candidates++;
+    if (params->n_methods > 0) n_candidates += 1 + params->n_methods + 1;      /* side by side, then at least one choice */
     b.n_total = n_candidates * params->n_samples;
     calibration found = { .kind = params->kind, .n_samples = params->n_samples, .n_tokens = params->n_tokens };
     const tmx_status status = run_bench(&b, pool, &found);
     close_bench(&b);
     if (status != TMX_OK) {
         free(b.curve);
+        calibration_free(&found);
         return status;
     }
     found.curve = b.curve;
@@ -369,5 +410,7 @@ tmx_status calibrate(calibration *result, const tmx_model *model, tmx_pool *pool
 void calibration_free(calibration *result)
 {
     free(result->curve);
+    free(result->layer_methods);
+    free(result->rows);
     *result = (calibration){ 0 };
 }

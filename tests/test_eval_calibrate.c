@@ -1,5 +1,6 @@
 /* rooms: run eval */
-/* test_eval_calibrate.c - the search for the number of layers on made-up losses, and the measuring on a tiny random model. */
+/* test_eval_calibrate.c - the search for the number of layers on made-up losses, and the measuring, of methods too, on a tiny
+ * random model. */
 #include "eval/calibrate.h"
 #include "tiny_model.h"
 
@@ -152,7 +153,7 @@ static void budgets_bound_the_loss(void **state)
     assert_int_equal(found.n_sparse, 3);
     tmx_plan *plan;
     char text[128];
-    assert_int_equal(calibration_plan(&plan, f->model, &params, 2, NULL), TMX_OK);
+    assert_int_equal(calibration_plan(&plan, f->model, &params, 2, NULL, NULL), TMX_OK);
     assert_string_equal(tmx_plan_text(plan, text, sizeof text), "triangle 0,2 (sink 2, window 16, last 8), dense 1");
     assert_int_equal(tmx_plan_set_curve(plan, found.curve, found.n_points, NULL), TMX_OK);
     tmx_plan_free(plan);
@@ -180,6 +181,96 @@ static void a_step_measures_the_whole_curve(void **state)
     assert_int_equal(whole.curve[whole.n_points - 1].n_sparse, 3);
     assert_true(whole.n_sparse >= 1 && whole.n_sparse < 3);
     calibration_free(&whole);
+}
+
+/* ---------------------------------------------------------------- methods */
+
+static const char *const two_methods[] = { "xattention(stride=8,threshold=0.5)", "s2o(segment=128,tau=0.05)" };
+
+static calibration_params params_with_methods(double limit)
+{
+    calibration_params params = params_of(CALIBRATE_KL, limit);
+    params.methods = two_methods;
+    params.n_methods = 2;
+    return params;
+}
+
+static void plans_name_layers_and_methods(void **state)
+{
+    const fixture *f = *state;
+    static const struct { int32_t n_sparse, methods[3]; const char *text; } cases[] = {
+        { 1, { METHOD_NONE, METHOD_NONE, METHOD_NONE }, "triangle 2 (sink 2, window 16, last 8), dense 0-1" },
+        { 0, { METHOD_NONE, METHOD_NONE, METHOD_NONE }, "dense 0-2" },
+        { 1, { 1, 0, METHOD_NONE }, "triangle 2 (sink 2, window 16, last 8), xattention 1 (stride 8, threshold 0.5, norm 1), "
+                                    "s2o 0 (segment 128, tau 0.05, sink 64, min_tiles 2, vote 0, guide 0)" },
+        { 0, { METHOD_NONE, 0, 0 }, "xattention 1-2 (stride 8, threshold 0.5, norm 1), dense 0" },
+    };
+    const calibration_params params = params_with_methods(1);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tmx_plan *plan;
+        tmx_error err;
+        char text[256];
+        if (calibration_plan(&plan, f->model, &params, cases[i].n_sparse, cases[i].methods, &err) != TMX_OK) fail_msg("%s", err.text);
+        assert_string_equal(tmx_plan_text(plan, text, sizeof text), cases[i].text);
+        tmx_plan_free(plan);
+    }
+    tmx_plan *plan;
+    calibration_params chunks = params;
+    chunks.estimate_rows = 512;
+    chunks.methods = (const char *const[]){ "flexprefill", "s2o" };
+    assert_int_equal(calibration_plan(&plan, f->model, &chunks, 1, (const int32_t[]){ 0, METHOD_NONE, METHOD_NONE }, NULL), TMX_OK);
+    assert_int_equal(tmx_plan_estimate_rows(plan), 512);
+    tmx_plan_free(plan);
+}
+
+/* Which layers get one depends on the machine; what must hold does not. */
+static void methods_stay_inside_the_budget(void **state)
+{
+    const fixture *f = *state;
+    static const int32_t first_first[] = { 0, 1, 2 };
+    int32_t n_rows_most = 0;
+    for (int32_t i = 0; i < 3; i++) {
+        calibration_params params = params_with_methods(i == 0 ? 0 : i == 1 ? 1e-9 : 1e9);
+        if (i == 2) {
+            params.order = first_first;
+            params.budget = CALIBRATE_DROP;
+            params.is_fastest = true;                  /* may take fewer than all */
+        }
+        const calibration found = run(f, &params);
+        int32_t n_chosen = 0, n_asked = 0;
+        for (int32_t k = 0; k < 3; k++) {
+            const int32_t layer = params.order[k], m = found.layer_methods[layer];
+            assert_true(m >= METHOD_NONE && m < 2);
+            n_chosen += m != METHOD_NONE;
+            if (k < found.n_sparse || layer == 2) assert_int_equal(m, METHOD_NONE);
+            else n_asked++;
+        }
+        assert_int_equal(found.n_asked, n_asked);
+        assert_int_equal(found.n_rows, n_asked == 0 ? 0 : 3 + (n_chosen > 0));
+        assert_true((n_chosen > 0) == (found.race_ms[1] > 0));
+        if (n_chosen > 0) {
+            assert_true(found.race_ms[1] < found.race_ms[0]);
+            assert_int_equal(found.rows[3].n_layers, n_chosen);
+            assert_true(i == 2 || found.rows[3].point.kl <= params.limit);
+        }
+        for (int32_t k = 0; k < found.n_rows; k++) {
+            assert_int_equal(found.rows[k].point.n_sparse, found.n_sparse);
+            assert_true(found.rows[k].point.ttft_ms > found.rows[k].attention_ms && found.rows[k].attention_ms > 0);
+            if (k == 1 || k == 2) assert_int_equal(found.rows[k].n_layers, n_asked);
+        }
+        for (int32_t k = 0; k < found.n_points && found.n_rows > 0; k++) {     /* no method: as the curve has it, to the bit */
+            if (found.curve[k].n_sparse == found.n_sparse) assert_true(found.curve[k].kl == found.rows[0].point.kl);
+        }
+        if (i == 0) {
+            assert_int_equal(found.n_sparse, 1);
+            assert_true(found.rows[1].point.kl > 0 && found.rows[2].point.kl > 0);         /* they leave something out */
+            assert_int_equal(n_chosen, 0);             /* which no budget of 0 allows */
+        }
+        n_rows_most = found.n_rows > n_rows_most ? found.n_rows : n_rows_most;
+        calibration gone = found;
+        calibration_free(&gone);
+    }
+    assert_true(n_rows_most >= 3);
 }
 
 static bool stop_at(void *ctx, int32_t n_done, int32_t n_total)
@@ -220,6 +311,20 @@ static void wrong_calls_are_explained(void **state)
         params.progress_ctx = &stop;
         assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_CANCELLED);
     }
+    params = params_with_methods(0);                   /* 12 prompts of the curve; then 3 side by side, and what the search asks */
+    params.progress = stop_at;
+    for (int32_t stop = 8; stop <= 17; stop += 3) {
+        params.progress_ctx = &stop;
+        assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_CANCELLED);
+    }
+    params.progress = NULL;
+    params.n_methods = METHODS_MAX + 1;
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);
+    assert_string_equal(err.text, "calibration: 9 methods, expected 0..8");
+    params.n_methods = 2;
+    params.methods = (const char *const[]){ "xattention", "xattention(stride=7)" };
+    assert_int_equal(calibrate(&found, f->model, f->pool, &params, &err), TMX_E_ARG);      /* before anything runs */
+    assert_string_equal(err.text, "xattention stride: 7, expected 4, 8 or 16");
     assert_int_equal(found.n_sparse, 77);
 }
 
@@ -231,6 +336,8 @@ int main(void)
         cmocka_unit_test(a_stop_is_handed_up),
         cmocka_unit_test(budgets_bound_the_loss),
         cmocka_unit_test(a_step_measures_the_whole_curve),
+        cmocka_unit_test(plans_name_layers_and_methods),
+        cmocka_unit_test(methods_stay_inside_the_budget),
         cmocka_unit_test(wrong_calls_are_explained),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -317,6 +317,34 @@ static void commas_part_plans_but_not_their_layers(void **state)
     specs_free(&specs);
 }
 
+static void semicolons_part_methods(void **state)
+{
+    (void)state;
+    static const struct { const char *text; int32_t n; const char *items[4]; } cases[] = {
+        { "s2o", 1, { "s2o" } }, { "xattention(stride=8,threshold=0.9);s2o", 2, { "xattention(stride=8,threshold=0.9)", "s2o" } },
+        { " a ;  b(c ; d);e ", 3, { "a", "b(c ; d)", "e" } }, { "", 1, { "" } }, { "a;", 2, { "a", "" } }, { ";a", 2, { "", "a" } },
+        { " ", 1, { "" } }, { "a(b;c", 1, { "a(b;c" } }, { "a)b;c", 2, { "a)b", "c" } },
+    };
+    char why[128];
+    spec_list methods;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_true(methods_split(&methods, cases[i].text, why, sizeof why));
+        assert_int_equal(methods.n, cases[i].n);
+        for (int32_t k = 0; k < methods.n; k++) assert_string_equal(methods.items[k], cases[i].items[k]);
+        specs_free(&methods);
+    }
+    char many[MAX_TEXTS + 1];
+    memset(many, ';', MAX_TEXTS);                      /* one method more than semicolons */
+    many[MAX_TEXTS] = '\0';
+    assert_false(methods_split(&methods, many, why, sizeof why));
+    assert_string_equal(why, "more than 64 methods");
+    specs_free(&methods);
+    many[MAX_TEXTS - 1] = '\0';
+    assert_true(methods_split(&methods, many, why, sizeof why));
+    assert_int_equal(methods.n, MAX_TEXTS);
+    specs_free(&methods);
+}
+
 static void expect_bench(const char *line, const char *why)
 {
     char text[512] = "nothing wrong";
@@ -499,6 +527,7 @@ int main(void)
         cmocka_unit_test(scaled_texts_share_one_list),
         cmocka_unit_test(number_lists_are_llama_benchs),
         cmocka_unit_test(commas_part_plans_but_not_their_layers),
+        cmocka_unit_test(semicolons_part_methods),
         cmocka_unit_test(bench_options_that_need_or_exclude_each_other),
         cmocka_unit_test(tables_are_sound),
         cmocka_unit_test(help_names_every_option_within_its_width),

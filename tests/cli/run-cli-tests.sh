@@ -110,6 +110,12 @@ refused "plan: layers alone"      1 "--layers needs --probe"                    
 refused "plan: layers and budget" 1 "--probe needs either --layers K or --budget"     plan -m x --probe y --layers 3 --budget kl=1
 refused "plan: budget alone"      1 "--budget needs --probe"                          plan -m x --plan dense --budget kl=1
 refused "plan: task alone"        1 "need --budget"                                   plan -m x --probe y --layers 3 --task vt
+refused "plan: methods alone"         1 "methods, .* need --budget"                       plan -m x --probe y --layers 3 --methods s2o
+refused "plan: methods of no probe"   1 "methods, .* need --budget"                       plan -m x --plan dense --methods s2o
+refused "plan: methods without value" 1 "--methods needs a value"                         plan -m x --probe y --budget kl=1 --methods
+refused "plan: methods twice"         1 "--methods given twice"                           plan -m x --probe y --budget kl=1 --methods s2o --methods s2o
+refused "plan: estimate of nothing"   1 "--estimate needs --plan"                         plan -m x --probe y --budget kl=1 --estimate per-chunk
+refused "plan: estimate of methods"   1 "'walk' is not one-shot"                          plan -m x --probe y --budget kl=1 --methods s2o --estimate walk
 refused "plan: order alone"       1 "--order needs --probe"                           plan -m x --plan dense --order worst
 refused "probe: no model"         1 "no model"                                        probe -o x
 refused "probe: nothing to resume" 1 "--resume needs -o"                              probe -m x --resume
@@ -378,6 +384,31 @@ long_model_tests() {
     fine "plan by a budget, read back" plan -m "$model" --plan "$tmp/budget.plan.json"
     printed "plan by a budget, read back" '^triangle 0-29 \(sink 8, window 32, last 16\)'
     printed "plan by a budget, read back" '^note: .*; kl=1000 of 1 passkey prompts of 150 tokens$'
+    local methods=(plan -q -m "$model" --probe "$tmp/whole.json" --task passkey --tokens 400 --budget)
+    refused "plan: an unknown method" 2 "--methods: 'walk' is not one of" "${methods[@]}" kl=0 --methods 's2o;walk'
+    refused "plan: no method" 2 "--methods: '' is not one of" "${methods[@]}" kl=0 --methods 's2o;'
+    refused "plan: a static method" 2 "'triangle' is not one of" "${methods[@]}" kl=0 --methods triangle
+    refused "plan: a method's layers" 2 "'s2o:3' is not one of" "${methods[@]}" kl=0 --methods s2o:3
+    refused "plan: more behind a method" 2 "is not one of" "${methods[@]}" kl=0 --methods 's2o(segment=256):3)'
+    refused "plan: a plan for a method" 2 "probe.plan.json' is not one of" "${methods[@]}" kl=0 --methods "$tmp/probe.plan.json"
+    refused "plan: a method's parameter" 2 "--methods: xattention stride: 7, expected 4, 8 or 16" "${methods[@]}" kl=0 --methods 'xattention(stride=7)'
+    refused "plan: a method cut short" 2 "is not one of" "${methods[@]}" kl=0 --methods 'xattention(stride=8'
+    refused "plan: a method's file" 2 "nowhere.json: No such file" "${methods[@]}" kl=0 --methods "minference($tmp/nowhere.json)"
+    refused "plan: a method twice" 2 "s2o is named twice" "${methods[@]}" kl=0 --methods 's2o;s2o(segment=256)'
+    fine "plan: methods" "${methods[@]}" kl=0 --samples 1 --methods ' s2o(segment=128);xattention(stride=8,threshold=0.5)' -o "$tmp/methods.json"
+    printed "plan: methods, none" '^none +0 +[0-9.e-]+ +[0-9]+ % '
+    printed "plan: methods, the first" '^s2o\(segment=128\) +[0-9]+ +[0-9.e-]+ +[0-9]+ % '
+    printed "plan: methods, the second" '^xattention\(stride=8,threshold=0.5\) +[0-9]+ +[0-9.e-]+ +[0-9]+ % '
+    printed "plan: methods, what came of them" '^(none is faster and inside the budget: [0-9]+ layers stay dense|one prompt, taking turns: .*)$'
+    fine "plan: methods, read back" plan -m "$model" --plan "$tmp/methods.json"
+    fine "plan: methods of any loss" "${methods[@]}" drop=100 --samples 1 --objective ttft --methods 'xattention(stride=8,threshold=0.2)' -o "$tmp/methods.json"
+    fine "plan: methods of any loss, run" run -q -m "$model" -p x -n 1 --plan "$tmp/methods.json"
+    fine "plan: no layer for methods" "${methods[@]}" kl=1000 --samples 1 --methods s2o
+    printed "plan: no layer for methods" '^methods: no layer is left to run one$'
+    "${interrupt[@]}" 3 "$tmx" "${methods[@]}" kl=0 --samples 1000 --methods s2o -o "$tmp/never.json" >"$tmp/out" 2>"$tmp/err" </dev/null
+    code=$?
+    check "plan: methods interrupted" 130 "interrupted"
+    verdict "plan: methods interrupted" "$([ ! -e "$tmp/never.json" ] && echo yes)" "a plan was written"
     refused "plan: too many layers" 1 "31 of a model of 30 layers" plan -m "$model" --probe "$tmp/whole.json" --layers 31
     sed 's/"fingerprint": "./"fingerprint": "0/' "$tmp/whole.json" >"$tmp/other.json"
     refused "plan: another model's probe" 2 "made for another model file" \
