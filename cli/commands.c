@@ -216,11 +216,9 @@ static const option_spec plan_rows[] = {
       AT(objective),
       .help = "with --budget: of all that was measured and fits, take the most layers, or what was fastest on this machine" },
     { .group = "Plan from a probe", .name = "methods", .argument = "A;B", .kind = OPTION_TEXT, .fallback = "none", AT(methods),
-      .help = "with --budget: behind its triangle layers, give the others dynamic methods, such as 'xattention(stride=8,threshold=0.9);"
-              "flexprefill(gamma=0.95)', each kind once. Measured on the same prompts: first each method in all R of these layers beside "
-              "none of them, taking turns; what does not take less time, as a whole or in a layer, is out. Then every layer's fastest, "
-              "all at once; if that breaks the budget, layer by layer in the probe's order, the fastest that keeps the whole inside it. "
-              "At last the choice races dense layers. With M methods 1 + M + R M + M times the --samples at most, often 2 + M" },
+      .help = "with --budget: behind its triangle layers, give each other layer the fastest of these dynamic methods that keeps the whole "
+              "inside the budget and is measured to be faster, such as 'xattention(stride=8,threshold=0.9);flexprefill(gamma=0.95)'; each "
+              "kind once. How, and in how many runs: above" },
     { .group = "Plan from a probe", .name = "curve", .argument = "N", .kind = OPTION_COUNT, .max = 1024, .fallback = "none",
       AT(curve_step),
       .help = "with --budget: measure 0, N, 2N, ... layers as well, for a whole curve; the choice is among all that was measured" },
@@ -279,7 +277,11 @@ const command plan_command = {
     .description =
         "Shows the pattern of every layer and, for prompts of 2K to 128K tokens, how many query-key pairs the plan "
         "computes against dense attention. That share predicts the attention time; the other work of prefill does not "
-        "change.",
+        "change.\n"
+        "--methods measures on the prompts of --budget. First none of its M methods and each of them in all R layers that are left take turns; "
+        "what does not take less time, as a whole or in a layer, is out. Then every layer's fastest, all at once; if that breaks the budget, "
+        "layer by layer in the probe's order, the fastest first, each beside what the layers before it got. At last the choice races "
+        "dense layers, and what does not pay goes. That is 2 + M times the --samples if the fastest fit, and 1 + M + R M + M times at most.",
     .options = plan_rows, .n_options = COUNT(plan_rows),
     .examples = plan_examples, .n_examples = COUNT(plan_examples),
 };

@@ -384,7 +384,7 @@ long_model_tests() {
     fine "plan by a budget, read back" plan -m "$model" --plan "$tmp/budget.plan.json"
     printed "plan by a budget, read back" '^triangle 0-29 \(sink 8, window 32, last 16\)'
     printed "plan by a budget, read back" '^note: .*; kl=1000 of 1 passkey prompts of 150 tokens$'
-    local methods=(plan -q -m "$model" --probe "$tmp/whole.json" --task passkey --tokens 400 --budget)
+    local methods=(plan -q -m "$model" --probe "$tmp/whole.json" --task passkey --tokens 400 --window 32 --last 16 --budget)
     refused "plan: an unknown method" 2 "--methods: 'walk' is not one of" "${methods[@]}" kl=0 --methods 's2o;walk'
     refused "plan: no method" 2 "--methods: '' is not one of" "${methods[@]}" kl=0 --methods 's2o;'
     refused "plan: a static method" 2 "'triangle' is not one of" "${methods[@]}" kl=0 --methods triangle
