@@ -124,17 +124,17 @@ int budget_spend(const plan_options *o, const tmx_model *model, tmx_pool *pool, 
 static void describe_methods(const calibration *found, char text[160])
 {
     text[0] = '\0';
-    if (found->race_ms[1] <= 0) return;
+    if (found->n_given == 0) return;
     const method_row *chosen = &found->rows[found->n_rows - 1];
     char before[32], after[32];
-    snprintf(text, 160, "; methods in %d layers: KL %.3g, TTFT %s for %s", chosen->n_layers, chosen->point.kl, text_of_ms(found->race_ms[1], after),
+    snprintf(text, 160, "; methods in %d layers: KL %.3g, TTFT %s for %s", found->n_given, chosen->point.kl, text_of_ms(found->race_ms[1], after),
              text_of_ms(found->race_ms[0], before));
 }
 
 static tmx_status add_methods(const budget *b, const tmx_model *model, tmx_plan **plan, tmx_error *err)
 {
     tmx_plan *whole;
-    if (b->found.race_ms[1] <= 0) return TMX_OK;
+    if (b->found.n_given == 0) return TMX_OK;
     tmx_status status = calibration_plan(&whole, model, &b->params, b->found.n_sparse, b->found.layer_methods, err);
     if (status != TMX_OK) return status;
     status = tmx_plan_set_note(whole, tmx_plan_note(*plan), err);

@@ -67,7 +67,7 @@ void print_methods(const calibration *found, const spec_list *methods)
     printf("%-44s %6s %10s %8s %8s %12s %12s\n", "method", "layers", "KL", "top-1", "score", "TTFT", "attention");
     print_row("none", &found->rows[0]);
     for (int32_t m = 0; m < methods->n; m++) print_row(methods->items[m], &found->rows[1 + m]);
-    if (found->n_rows > 1 + methods->n) {
+    if (found->n_given > 0) {
         char before[32], after[32];
         print_row("chosen", &found->rows[1 + methods->n]);
         printf("one prompt, taking turns: %s without methods, %s with those chosen\n\n", text_of_ms(found->race_ms[0], before),

@@ -238,7 +238,7 @@ static tmx_status find_min_tokens(bench *b, const tmx_plan *const plans[2], bool
 
 static tmx_status find_start(bench *b, calibration *found)
 {
-    const bool has_methods = found->race_ms[1] > 0;
+    const bool has_methods = found->n_given > 0;
     tmx_plan *plans[2] = { NULL, NULL };
     found->min_tokens = 0;
     if (found->n_sparse == 0 && !has_methods) return TMX_OK;

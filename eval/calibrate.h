@@ -55,7 +55,7 @@ typedef struct calibration {
      * that were asked; and, if any layer got one, what was chosen. */
     int32_t *layer_methods;        /* [n_layers] of the model: of params->methods, or METHOD_NONE */
     method_row *rows;
-    int32_t n_rows, n_asked;       /* layers that were asked */
+    int32_t n_rows, n_asked, n_given;      /* layers that were asked; that got one */
     double race_ms[2];             /* medians of the first prompt, taking turns: no method, what was chosen; 0 if none was */
 } calibration;
 

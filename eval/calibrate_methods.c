@@ -176,6 +176,7 @@ static tmx_status search(chooser *c, const method_costs *costs, calibration *fou
     count_layers(c, &chosen, choice);
     if (status == TMX_OK && chosen.n_layers > 0) {
         spread(c, choice, found->layer_methods);
+        found->n_given = chosen.n_layers;
         found->rows[found->n_rows++] = c->inside;
         memcpy(found->race_ms, c->race_ms, sizeof found->race_ms);
     }

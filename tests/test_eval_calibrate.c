@@ -247,6 +247,7 @@ static void methods_stay_inside_the_budget(void **state)
         }
         assert_int_equal(found.n_asked, n_asked);
         assert_int_equal(found.n_rows, n_asked == 0 ? 0 : 3 + (n_chosen > 0));
+        assert_int_equal(found.n_given, n_chosen);
         assert_true((n_chosen > 0) == (found.race_ms[1] > 0));
         if (n_chosen > 0) {
             assert_true(found.race_ms[1] < found.race_ms[0]);
