@@ -50,12 +50,14 @@ int methods_parse(spec_list *methods, const char *text, const tmx_model_info *in
     return code;
 }
 
-static void print_row(const char *name, const method_row *row)
+/* Times of rows that took turns; the chosen one was measured later, and its own race says what it saves. */
+static void print_row(const char *name, const method_row *row, bool has_times)
 {
     const tmx_plan_point *p = &row->point;
     char ttft[32], attention[32];
-    printf("%-44s %6d %10.3g %6.0f %% %8.1f %12s %12s\n", name, row->n_layers, p->kl, 100 * p->top1, p->score,
-           text_of_ms(p->ttft_ms, ttft), text_of_ms(row->attention_ms, attention));
+    printf("%-44s %6d %10.3g %6.0f %% %8.1f", name, row->n_layers, p->kl, 100 * p->top1, p->score);
+    if (has_times) printf(" %12s %12s", text_of_ms(p->ttft_ms, ttft), text_of_ms(row->attention_ms, attention));
+    putchar('\n');
 }
 
 void print_methods(const calibration *found, const spec_list *methods)
@@ -65,11 +67,11 @@ void print_methods(const calibration *found, const spec_list *methods)
         return;
     }
     printf("%-44s %6s %10s %8s %8s %12s %12s\n", "method", "layers", "KL", "top-1", "score", "TTFT", "attention");
-    print_row("none", &found->rows[0]);
-    for (int32_t m = 0; m < methods->n; m++) print_row(methods->items[m], &found->rows[1 + m]);
+    print_row("none", &found->rows[0], true);
+    for (int32_t m = 0; m < methods->n; m++) print_row(methods->items[m], &found->rows[1 + m], true);
     if (found->n_given > 0) {
         char before[32], after[32];
-        print_row("chosen", &found->rows[1 + methods->n]);
+        print_row("chosen", &found->rows[1 + methods->n], false);
         printf("one prompt, taking turns: %s without methods, %s with those chosen\n\n", text_of_ms(found->race_ms[0], before),
                text_of_ms(found->race_ms[1], after));
     } else {
