@@ -464,6 +464,7 @@ static void check_large(tmx_gpu_kernel kernel)
 
 int main(int argc, char **argv)
 {
+    tell_all();
     int32_t n_cases = 150;
     bool is_small = false;
     for (int i = 1; i < argc; i++) {

@@ -509,6 +509,7 @@ static void check_random(int32_t limit)
 
 int main(int argc, char **argv)
 {
+    tell_all();
     int32_t n_cases = 40;
     bool is_small = false;
     for (int i = 1; i < argc; i++) {

@@ -1,4 +1,5 @@
-/* gpu_buffers.h - buffers of the checks that run on a GPU: random 16-bit numbers, device memory between guard zones. */
+/* gpu_buffers.h - buffers of the checks that run on a GPU: random 16-bit numbers, device memory between guard zones; and how a check
+ * that ends early says why. */
 #ifndef TMX_TESTS_GPU_BUFFERS_H
 #define TMX_TESTS_GPU_BUFFERS_H
 
@@ -19,6 +20,14 @@ static inline void cuda_ok(cudaError_t error, const char *what)
     exit(2);
 }
 #define CUDA_OK(call) cuda_ok((call), #call)
+
+/* First of all: every launch is waited for, so that what a kernel does wrong is told with its name and shape (launch_kernel), and
+ * no line is lost with a program that dies. */
+static inline void tell_all(void)
+{
+    setenv("CUDA_LAUNCH_BLOCKING", "1", 0);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+}
 
 /* ---------------------------------------------------------------- half precision on the host */
 

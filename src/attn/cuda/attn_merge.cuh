@@ -70,9 +70,8 @@ template <typename T, int HEAD_DIM> static tmx_status merge_splits(const gpu_lau
     int32_t n_tiles = 0;
     for (int32_t i = 0; i < launch->n_seqs; i++) n_tiles += launch->seqs[i].n_tail_tiles * launch->grid.n_head_tiles;
     if (n_tiles == 0) return TMX_OK;
-    attn_merge<T, HEAD_DIM><<<n_tiles * (launch->tile_rows / MERGE_WARPS), 32 * MERGE_WARPS, 0, stream>>>(*launch);
-    CUDA_TRY(cudaGetLastError(), err);
-    return TMX_OK;
+    return launch_kernel("attn_merge", attn_merge<T, HEAD_DIM>, n_tiles * (launch->tile_rows / MERGE_WARPS), 32 * MERGE_WARPS, 0, stream, err,
+                         *launch);
 }
 
 #endif

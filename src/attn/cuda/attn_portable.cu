@@ -168,10 +168,7 @@ template <typename T, int HEAD_DIM>
 static tmx_status enqueue(const gpu_launch *launch, cudaStream_t stream, tmx_error *err)
 {
     constexpr size_t n_bytes = sizeof(typename portable_kernel<T, HEAD_DIM>::smem_map);
-    const auto kernel = attn_portable<T, HEAD_DIM>;
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes), err);
-    kernel<<<launch->n_tasks, 32 * N_WARPS, n_bytes, stream>>>(*launch);
-    CUDA_TRY(cudaGetLastError(), err);
+    TRY(launch_kernel("attn_portable", attn_portable<T, HEAD_DIM>, launch->n_tasks, 32 * N_WARPS, n_bytes, stream, err, *launch));
     return merge_splits<T, HEAD_DIM>(launch, stream, err);
 }
 

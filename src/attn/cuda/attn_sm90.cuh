@@ -513,11 +513,9 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS>
 static tmx_status sm90_enqueue(const sm90_launch *launch, int32_t n_sms, cudaStream_t stream, tmx_error *err)
 {
     constexpr size_t n_bytes = sm90_kernel<T, HEAD_DIM, NARROW_KEYS>::SMEM_BYTES;
-    const auto kernel = attn_sm90<T, HEAD_DIM, NARROW_KEYS>;
     CUDA_TRY(cudaMemsetAsync(launch->common.next_task, 0, sizeof(int32_t), stream), err);
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes), err);
-    kernel<<<min_i32(n_sms, launch->common.n_tasks), N_THREADS, n_bytes, stream>>>(*launch);
-    CUDA_TRY(cudaGetLastError(), err);
+    TRY(launch_kernel("attn_sm90", attn_sm90<T, HEAD_DIM, NARROW_KEYS>, min_i32(n_sms, launch->common.n_tasks), N_THREADS, n_bytes, stream, err,
+                      *launch));
     return merge_splits<T, HEAD_DIM>(&launch->common, stream, err);
 }
 

@@ -582,12 +582,6 @@ __global__ void __cluster_dims__(CUT_CTAS, 1, 1) __launch_bounds__(CUT_THREADS) 
 
 /* ---------------------------------------------------------------- host */
 
-template <typename K> tmx_status allow_smem(K kernel, size_t n_bytes, tmx_error *err)
-{
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes), err);
-    return TMX_OK;
-}
-
 template <typename T, int HEAD_DIM>
 tmx_status enqueue_heads(const flex_launch &c, int32_t first_head, int32_t n_heads, cudaStream_t stream, tmx_error *err)
 {
@@ -598,28 +592,25 @@ tmx_status enqueue_heads(const flex_launch &c, int32_t first_head, int32_t n_hea
     const mean_rows of_probe = { q, c.q_pos_stride, c.q_head_stride, c.n - KEY_BLOCK, c.n, c.mean_probe, NULL };
     const mean_rows of_q = { q, c.q_pos_stride, c.q_head_stride, 0, c.n, c.mean_q, c.kinds };
     const size_t rows_bytes = sizeof(probe_tiles<T, HEAD_DIM>), mass_bytes = sizeof(mass_smem<T, HEAD_DIM>), map_bytes = sizeof(map_smem<HEAD_DIM>);
-    TRY(allow_smem(attn_flex_rows<T, HEAD_DIM>, rows_bytes, err));
-    TRY(allow_smem(attn_flex_masses<T, HEAD_DIM>, mass_bytes, err));
-    TRY(allow_smem(attn_flex_map<HEAD_DIM>, map_bytes, err));
     const unsigned n_word_ctas = (unsigned)(((size_t)nb * (size_t)c.lists.n_words - 1) / N_THREADS + 1);
 
-    attn_flex_means<T, HEAD_DIM><<<dim3(nb, (unsigned)n_kv), N_THREADS, 0, stream>>>(of_k);
-    attn_flex_means<T, HEAD_DIM><<<dim3(1, heads), N_THREADS, 0, stream>>>(of_probe);
-    attn_flex_rows<T, HEAD_DIM><<<dim3(n_parts, heads), N_THREADS, rows_bytes, stream>>>(c, first_head);
-    attn_flex_norm<<<heads, KEY_BLOCK, 0, stream>>>(c, (int32_t)n_parts);
-    attn_flex_masses<T, HEAD_DIM><<<dim3(n_parts, heads), N_THREADS, mass_bytes, stream>>>(c, first_head);
-    attn_flex_blocks<<<dim3(nb, heads), KEY_BLOCK, 0, stream>>>(c, (int32_t)n_parts);
-    attn_flex_kind<<<heads, N_THREADS, 0, stream>>>(c, first_head);
-    attn_flex_coverage<<<dim3(CUT_CTAS, 2, heads), CUT_THREADS, 0, stream>>>(c);
-    attn_flex_keep<<<dim3((nb - 1) / N_THREADS + 1, 2, heads), N_THREADS, 0, stream>>>(c);
-    attn_flex_write<<<dim3(n_word_ctas, heads), N_THREADS, 0, stream>>>(c, first_head, false);
+    TRY(launch_kernel("attn_flex_means", attn_flex_means<T, HEAD_DIM>, dim3(nb, (unsigned)n_kv), N_THREADS, 0, stream, err, of_k));
+    TRY(launch_kernel("attn_flex_means", attn_flex_means<T, HEAD_DIM>, dim3(1, heads), N_THREADS, 0, stream, err, of_probe));
+    TRY(launch_kernel("attn_flex_rows", attn_flex_rows<T, HEAD_DIM>, dim3(n_parts, heads), N_THREADS, rows_bytes, stream, err, c, first_head));
+    TRY(launch_kernel("attn_flex_norm", attn_flex_norm, heads, KEY_BLOCK, 0, stream, err, c, (int32_t)n_parts));
+    TRY(launch_kernel("attn_flex_masses", attn_flex_masses<T, HEAD_DIM>, dim3(n_parts, heads), N_THREADS, mass_bytes, stream, err, c, first_head));
+    TRY(launch_kernel("attn_flex_blocks", attn_flex_blocks, dim3(nb, heads), KEY_BLOCK, 0, stream, err, c, (int32_t)n_parts));
+    TRY(launch_kernel("attn_flex_kind", attn_flex_kind, heads, N_THREADS, 0, stream, err, c, first_head));
+    TRY(launch_kernel("attn_flex_coverage", attn_flex_coverage, dim3(CUT_CTAS, 2, heads), CUT_THREADS, 0, stream, err, c));
+    TRY(launch_kernel("attn_flex_keep", attn_flex_keep, dim3((nb - 1) / N_THREADS + 1, 2, heads), N_THREADS, 0, stream, err, c));
+    TRY(launch_kernel("attn_flex_write", attn_flex_write, dim3(n_word_ctas, heads), N_THREADS, 0, stream, err, c, first_head, false));
     if (c.tau > 0) {
-        attn_flex_means<T, HEAD_DIM><<<dim3(nb, heads), N_THREADS, 0, stream>>>(of_q);
-        attn_flex_map<HEAD_DIM><<<dim3((nb - 1) / MAP_TILE + 1, heads), N_THREADS, map_bytes, stream>>>(c, first_head);
-        attn_flex_soften<<<dim3(nb, heads), N_THREADS, 0, stream>>>(c);
-        attn_flex_tiles<<<dim3(CUT_CTAS, heads), CUT_THREADS, 0, stream>>>(c, first_head);
+        TRY(launch_kernel("attn_flex_means", attn_flex_means<T, HEAD_DIM>, dim3(nb, heads), N_THREADS, 0, stream, err, of_q));
+        TRY(launch_kernel("attn_flex_map", attn_flex_map<HEAD_DIM>, dim3((nb - 1) / MAP_TILE + 1, heads), N_THREADS, map_bytes, stream, err, c,
+                          first_head));
+        TRY(launch_kernel("attn_flex_soften", attn_flex_soften, dim3(nb, heads), N_THREADS, 0, stream, err, c));
+        TRY(launch_kernel("attn_flex_tiles", attn_flex_tiles, dim3(CUT_CTAS, heads), CUT_THREADS, 0, stream, err, c, first_head));
     }
-    CUDA_TRY(cudaGetLastError(), err);
     return TMX_OK;
 }
 
@@ -630,9 +621,8 @@ extern "C" tmx_status cuda_run_flexprefill(const flex_launch *launch, void *stre
     const flex_launch &c = *launch;
     if (c.keeps_all) {
         const size_t n_words = (size_t)key_blocks_of(c.n) * (size_t)c.lists.n_words;
-        attn_flex_write<<<dim3((unsigned)((n_words - 1) / N_THREADS + 1), (unsigned)c.n_heads), N_THREADS, 0, (cudaStream_t)stream>>>(c, 0, true);
-        CUDA_TRY(cudaGetLastError(), err);
-        return TMX_OK;
+        return launch_kernel("attn_flex_write", attn_flex_write, dim3((unsigned)((n_words - 1) / N_THREADS + 1), (unsigned)c.n_heads), N_THREADS, 0,
+                             (cudaStream_t)stream, err, c, 0, true);
     }
     for (int32_t first = 0; first < c.n_heads; first += c.heads_at_once) {
         const int32_t n = min_i32(c.heads_at_once, c.n_heads - first);

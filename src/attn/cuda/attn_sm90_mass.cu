@@ -369,11 +369,7 @@ tmx_status encode_rows(encode_fn encode, CUtensorMap *map, const mass_launch *c,
 template <typename T, int BLOCK_GROUPS>
 tmx_status enqueue_sums(const sums_launch *launch, int32_t n_sms, cudaStream_t stream, tmx_error *err)
 {
-    const auto kernel = attn_mass_sums<T, BLOCK_GROUPS>;
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)SUMS_SMEM_BYTES), err);
-    kernel<<<n_sms, N_THREADS, SUMS_SMEM_BYTES, stream>>>(*launch);
-    CUDA_TRY(cudaGetLastError(), err);
-    return TMX_OK;
+    return launch_kernel("attn_mass_sums", attn_mass_sums<T, BLOCK_GROUPS>, n_sms, N_THREADS, SUMS_SMEM_BYTES, stream, err, *launch);
 }
 
 template <typename T> tmx_status enqueue_for(const sums_launch *launch, int32_t n_sms, cudaStream_t stream, tmx_error *err)
@@ -406,7 +402,6 @@ extern "C" tmx_status cuda_run_mass(const mass_launch *launch, void *stream, tmx
     const int32_t n_groups = (c->n_q - 1) / c->stride + 1, block_groups = KEY_BLOCK / c->stride;
     const size_t n_mass_bytes = (size_t)c->row_blocks * sizeof(float);
     const bool needs_sums = c->q_begin + c->n_q > 2 * KEY_BLOCK && c->threshold < 1;
-    CUDA_TRY(cudaFuncSetAttribute(attn_mass_select, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_mass_bytes), err);
     for (full.slab_begin = 0; full.slab_begin < n_groups; full.slab_begin += c->slab_groups) {
         full.n_slab = min_i32(c->slab_groups, n_groups - full.slab_begin);
         if (needs_sums) {
@@ -414,8 +409,7 @@ extern "C" tmx_status cuda_run_mass(const mass_launch *launch, void *stream, tmx
                           : enqueue_for<__nv_bfloat16>(&full, n_sms, (cudaStream_t)stream, err));
         }
         const dim3 grid((unsigned)((full.n_slab - 1) / block_groups + 1), (unsigned)c->n_heads);
-        attn_mass_select<<<grid, SELECT_THREADS, n_mass_bytes, (cudaStream_t)stream>>>(*c, full.slab_begin);
-        CUDA_TRY(cudaGetLastError(), err);
+        TRY(launch_kernel("attn_mass_select", attn_mass_select, grid, SELECT_THREADS, n_mass_bytes, (cudaStream_t)stream, err, *c, full.slab_begin));
     }
     return TMX_OK;
 }
@@ -425,8 +419,6 @@ extern "C" tmx_status cuda_add_pairs(const key_lists *lists, int32_t q_begin, in
 {
     const int64_t n_lists = (int64_t)lists->n_heads * lists->n_blocks;
     if (n_lists == 0) return TMX_OK;
-    attn_lists_pairs<<<(unsigned)((n_lists - 1) / 8 + 1), 256, 0, (cudaStream_t)stream>>>(*lists, q_begin, q_end,
-                                                                                         (unsigned long long *)n_pairs);
-    CUDA_TRY(cudaGetLastError(), err);
-    return TMX_OK;
+    return launch_kernel("attn_lists_pairs", attn_lists_pairs, (unsigned)((n_lists - 1) / 8 + 1), 256, 0, (cudaStream_t)stream, err, *lists,
+                         q_begin, q_end, (unsigned long long *)n_pairs);
 }
