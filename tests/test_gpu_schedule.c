@@ -1,4 +1,5 @@
 /* rooms: attn pattern base */
+#include "attn/attn_gpu.h"
 #include "attn/cuda/attn_cuda.h"
 
 #include <setjmp.h>
@@ -223,6 +224,21 @@ static void the_door_names_what_is_wrong(void **state)
     assert_int_equal(tmx_gpu_device_get(NULL, &err), TMX_E_ARG);
 }
 
+static void thresholds_by_head_are_refused(void **state)
+{
+    (void)state;
+    const tmx_gpu_attention_seq seq = { .q = memory, .k = memory, .n_q = 1, .n_prompt = 1 };
+    const double thresholds[4] = { 0.5, 0, 0, 0 };
+    const xattention method = { .stride = 8, .threshold = 0.9, .norm = 1, .thresholds = thresholds };
+    tmx_gpu_attention_params p = good_params(&seq);
+    key_lists lists = key_lists_shape(4, 0, 1);
+    tmx_error err;
+    p.pattern.kind = TMX_PATTERN_DENSE;
+    lists.bits = (uint64_t *)(void *)memory;
+    assert_int_equal(gpu_xattention(&p, &method, &lists, memory, sizeof memory, NULL, &err), TMX_E_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "thresholds by head run on the CPU only"));
+}
+
 static void scratch_is_planned_without_a_device(void **state)
 {
     (void)state;
@@ -265,6 +281,7 @@ int main(void)
         cmocka_unit_test(splits_of_long_tails),
         cmocka_unit_test(chunks_do_not_move_steps),
         cmocka_unit_test(the_door_names_what_is_wrong),
+        cmocka_unit_test(thresholds_by_head_are_refused),
         cmocka_unit_test(scratch_is_planned_without_a_device),
         cmocka_unit_test(without_a_gpu_it_says_so),
     };

@@ -353,6 +353,7 @@ tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattenti
 {
     const tmx_gpu_attention_params *p = params;
     TRY(xattention_check(method, err));
+    if (method->thresholds != NULL) return refuse(err, TMX_E_UNSUPPORTED, "xattention on a GPU: thresholds by head run on the CPU only");
     TRY(check_lists_call(p, lists, false, err));
     const tmx_gpu_attention_seq *seq = p->seqs;
     const int32_t n_blocks = lists->first_block + lists->n_blocks;

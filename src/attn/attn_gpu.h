@@ -22,8 +22,8 @@ tmx_status gpu_lists_check(int32_t head_dim, tmx_error *err);
  * has a KV head of its own. */
 tmx_status gpu_attention_over_lists(const tmx_gpu_attention_params *params, const key_lists *lists, void *stream, tmx_error *err);
 
-/* XAttention (pattern/xattention.h).  Scratch: device, 256-byte aligned; at most 256 MiB or what one row of tiles
- * needs, whatever n_q.  n_ctx: keys at most. */
+/* XAttention (pattern/xattention.h) with one threshold: thresholds by head are TMX_E_UNSUPPORTED.  Scratch: device, 256-byte aligned; at
+ * most 256 MiB or what one row of tiles needs, whatever n_q.  n_ctx: keys at most. */
 size_t gpu_xattention_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q, int32_t n_ctx);
 tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattention *method, const key_lists *lists, void *scratch,
                           size_t scratch_bytes, void *stream, tmx_error *err);
