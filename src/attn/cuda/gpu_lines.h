@@ -207,7 +207,6 @@ LINES_INLINE uint64_t line_columns_before(const line_columns *c, const head_keys
 LINES_INLINE void line_walk_row(line_walk *w)
 {
     int32_t begin = LINE_NO_KEY;
-#pragma unroll
     for (int x = 0; x < 2; x++) {
         if (w->tiles[x].begin < w->tiles[x].t) begin = min_i32(begin, w->tiles[x].begin);
     }
@@ -215,7 +214,6 @@ LINES_INLINE void line_walk_row(line_walk *w)
     w->found = 0;
     if (begin == LINE_NO_KEY) return;
     const int32_t end = begin + LINE_BLOCK;
-#pragma unroll
     for (int x = 0; x < 2; x++) {
         line_tiles *tiles = &w->tiles[x];
         uint64_t seen = 0;
@@ -233,7 +231,6 @@ LINES_INLINE line_walk line_walk_of(const head_keys *head, int32_t t)
 {
     line_walk w;
     w.head = head;
-#pragma unroll
     for (int x = 0; x < 2; x++) {
         line_tiles *tiles = &w.tiles[x];
         tiles->t = t + x * LINE_BLOCK;
