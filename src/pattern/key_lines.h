@@ -10,6 +10,8 @@
 #ifndef TMX_PATTERN_KEY_LINES_H
 #define TMX_PATTERN_KEY_LINES_H
 
+#include "base/device.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,7 +36,7 @@ typedef struct head_keys {
     const uint64_t *blocks;        /* [line_blocks_of(n)][n_words]: bit k / LINE_BLOCK */
 } head_keys;
 
-static inline int32_t line_blocks_of(int32_t n) { return n / LINE_BLOCK + (n % LINE_BLOCK != 0); }
+HOST_DEVICE static inline int32_t line_blocks_of(int32_t n) { return n / LINE_BLOCK + (n % LINE_BLOCK != 0); }
 
 /* Walks the keys up to the last row of the block of rows at t, a multiple of LINE_BLOCK, in ascending order; runs are apart from
  * each other.  Not for HEAD_WINDOW.

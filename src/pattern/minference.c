@@ -63,6 +63,14 @@ size_t minference_room_bytes(int32_t n)
     return n_lines > n_bits ? n_lines : n_bits;
 }
 
+head_keys minference_shape(const minference_head *head, int32_t n, uint64_t *room)
+{
+    if (head->type == MINFERENCE_BLOCK_SPARSE) return (head_keys){ .kind = HEAD_BLOCKS, .n = n, .n_words = line_blocks_of(n) / 64 + 1, .blocks = room };
+    const int32_t *columns = (const int32_t *)(const void *)room, n_columns = columns_of(head, n);
+    return (head_keys){ .kind = HEAD_LINES, .n = n, .n_columns = n_columns, .n_distances = distances_of(head, n), .columns = columns,
+                        .distances = columns + n_columns };
+}
+
 /* Marks the n_kept heaviest of x, of which the first n_first go before all others. */
 static void mark_heaviest(double *x, int32_t n, int32_t n_first, int32_t n_kept, int32_t *order, uint64_t *marks)
 {
@@ -85,20 +93,17 @@ static bool are_numbers(const double *x, int32_t n)
 head_keys minference_select_lines(const minference_head *head, int32_t n, double *by_key, double *by_distance, int32_t *order,
                                   uint64_t *marks, uint64_t *room)
 {
-    head_keys keys = { .kind = HEAD_DENSE, .n = n };
-    if (!are_numbers(by_key, n) || !are_numbers(by_distance, n)) return keys;
-    int32_t *columns = (int32_t *)(void *)room, *distances = columns + columns_of(head, n);
-    mark_heaviest(by_key, n, MINFERENCE_LEAST_COLUMNS, columns_of(head, n), order, marks);
+    const head_keys keys = minference_shape(head, n, room);
+    if (!are_numbers(by_key, n) || !are_numbers(by_distance, n)) return (head_keys){ .kind = HEAD_DENSE, .n = n };
+    int32_t *columns = (int32_t *)(void *)room, *distances = columns + keys.n_columns;
+    mark_heaviest(by_key, n, MINFERENCE_LEAST_COLUMNS, keys.n_columns, order, marks);
     for (int32_t i = 0; i < n; i++) {
-        if (marks[i / 64] >> i % 64 & 1) columns[keys.n_columns++] = i;
+        if (marks[i / 64] >> i % 64 & 1) *columns++ = i;
     }
-    mark_heaviest(by_distance, n, MINFERENCE_NEAR_DISTANCES, distances_of(head, n), order, marks);
+    mark_heaviest(by_distance, n, MINFERENCE_NEAR_DISTANCES, keys.n_distances, order, marks);
     for (int32_t i = n - 1; i >= 0; i--) {
-        if (marks[i / 64] >> i % 64 & 1) distances[keys.n_distances++] = i;
+        if (marks[i / 64] >> i % 64 & 1) *distances++ = i;
     }
-    keys.kind = HEAD_LINES;
-    keys.columns = columns;
-    keys.distances = distances;
     return keys;
 }
 
@@ -106,9 +111,10 @@ int32_t minference_padded_blocks(int32_t n) { return n / LINE_BLOCK + 1; }
 
 head_keys minference_blocks_on(uint64_t *room, int32_t n)
 {
-    const int32_t n_blocks = line_blocks_of(n), n_words = n_blocks / 64 + 1;
-    memset(room, 0, (size_t)n_blocks * (size_t)n_words * sizeof *room);
-    return (head_keys){ .kind = HEAD_BLOCKS, .n = n, .n_words = n_words, .blocks = room };
+    const minference_head head = { .type = MINFERENCE_BLOCK_SPARSE };
+    const head_keys keys = minference_shape(&head, n, room);
+    memset(room, 0, (size_t)line_blocks_of(n) * (size_t)keys.n_words * sizeof *room);
+    return keys;
 }
 
 void minference_select_blocks(head_keys *keys, uint64_t *room, int32_t m, double *scores, int32_t *order)

@@ -54,6 +54,9 @@ int32_t minference_dense_tokens(const minference_head *head);
 
 /* Bytes behind head_keys of a prompt of n tokens, in multiples of 8. */
 size_t minference_room_bytes(int32_t n);
+/* What a head that must be looked at keeps, on room that nothing is written to yet: how many columns and distances, where they and
+ * blocks go. */
+head_keys minference_shape(const minference_head *head, int32_t n, uint64_t *room);
 /* by_key[j], by_distance[D], [n], are changed; order: scratch, int32 [n]; marks: scratch [n / 64 + 1]; room: minference_room_bytes.
  * Numbers that are none keep everything. */
 head_keys minference_select_lines(const minference_head *head, int32_t n, double *by_key, double *by_distance, int32_t *order,
