@@ -6,6 +6,7 @@
 #include "pattern/pattern.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_PROMPT = 1 << 30, MAX_HEADS = 1 << 16, SCRATCH_ALIGN = 256, ELEMENT_BYTES = 2, COPY_ELEMENTS = 8 };
@@ -286,7 +287,21 @@ tmx_status gpu_lists_check(int32_t head_dim, tmx_error *err)
                   "head_dim of 64 or 128", capability / 10, capability % 10, head_dim);
 }
 
-/* What attn_gpu.h asks of a call; needs_all: attention, not only an estimate. */
+/* Buffers of a call; needs_all: attention, not only an estimate. */
+static tmx_status check_buffers(const tmx_gpu_attention_params *p, bool needs_all, tmx_error *err)
+{
+    const tmx_gpu_attention_seq *seq = p->seqs;
+    if (needs_all) {
+        TRY(check_values(p, err));
+        TRY(check_seq(p, 0, err));
+    } else if (seq->n_q > 0) {
+        TRY(check_buffer("q", 0, seq->q, seq->n_q, p->q_pos_stride, p->n_heads, p->q_head_stride, p->head_dim, err));
+        TRY(check_buffer("k", 0, seq->k, seq->q_begin + seq->n_q, p->k_pos_stride, p->n_kv_heads, p->k_head_stride, p->head_dim, err));
+    }
+    return gpu_lists_check(p->head_dim, err);
+}
+
+/* What attn_gpu.h asks of a call over lists. */
 static tmx_status check_lists_call(const tmx_gpu_attention_params *p, const key_lists *lists, bool needs_all, tmx_error *err)
 {
     TRY(check_shape(p, err));
@@ -299,20 +314,13 @@ static tmx_status check_lists_call(const tmx_gpu_attention_params *p, const key_
         return refuse(err, TMX_E_ARG, "gpu attention: lists: not of rows [%d, %d) of %d heads", seq->q_begin,
                       seq->q_begin + seq->n_q, p->n_heads);
     }
-    if (needs_all) {
-        TRY(check_values(p, err));
-        TRY(check_seq(p, 0, err));
-    } else if (seq->n_q > 0) {
-        TRY(check_buffer("q", 0, seq->q, seq->n_q, p->q_pos_stride, p->n_heads, p->q_head_stride, p->head_dim, err));
-        TRY(check_buffer("k", 0, seq->k, seq->q_begin + seq->n_q, p->k_pos_stride, p->n_kv_heads, p->k_head_stride, p->head_dim, err));
-    }
-    return gpu_lists_check(p->head_dim, err);
+    return check_buffers(p, needs_all, err);
 }
 
-tmx_status gpu_attention_over_lists(const tmx_gpu_attention_params *params, const key_lists *lists, void *stream, tmx_error *err)
+/* Of a checked call, by lists or by heads. */
+static tmx_status attend_listed(const tmx_gpu_attention_params *p, const key_lists *lists, const head_keys *heads, uint64_t *n_pairs, void *stream,
+                                tmx_error *err)
 {
-    const tmx_gpu_attention_params *p = params;
-    TRY(check_lists_call(p, lists, true, err));
     const gpu_grid grid = grid_with(p, TMX_GPU_KERNEL_SM90, 0);
     gpu_launch launch;
     if (!plan_launch(&launch, p, &grid, 0)) return refuse(err, TMX_E_ARG, "gpu attention: too many tiles");
@@ -322,8 +330,48 @@ tmx_status gpu_attention_over_lists(const tmx_gpu_attention_params *params, cons
     }
     if (launch.n_tasks == 0) return TMX_OK;
     fill_launch(&launch, p);
-    launch.lists = *lists;
+    if (lists != NULL) launch.lists = *lists;
+    launch.heads = heads;
+    launch.n_pairs = n_pairs;
     return cuda_run_sm90(&launch, stream, err);
+}
+
+tmx_status gpu_attention_over_lists(const tmx_gpu_attention_params *params, const key_lists *lists, void *stream, tmx_error *err)
+{
+    TRY(check_lists_call(params, lists, true, err));
+    return attend_listed(params, lists, NULL, NULL, stream, err);
+}
+
+/* An estimator that looks at a prompt's end takes all of it. */
+static tmx_status check_whole(const tmx_gpu_attention_params *p, const char *name, tmx_error *err)
+{
+    const tmx_gpu_attention_seq *seq = p->seqs;
+    if (seq->q_begin != 0 || seq->n_q != seq->n_prompt) {
+        return refuse(err, TMX_E_UNSUPPORTED, "%s on a GPU: rows [%d, %d) of %d, expected a whole prompt", name, seq->q_begin,
+                      seq->q_begin + seq->n_q, seq->n_prompt);
+    }
+    if (key_blocks_of(seq->n_q) > FLEX_MAX_BLOCKS) {
+        return refuse(err, TMX_E_UNSUPPORTED, "%s on a GPU: %d tokens, at most %d", name, seq->n_q, FLEX_MAX_BLOCKS * KEY_BLOCK);
+    }
+    return TMX_OK;
+}
+
+/* What attn_gpu.h asks of a call over heads. */
+static tmx_status check_heads_call(const tmx_gpu_attention_params *p, const head_keys *heads, bool needs_all, tmx_error *err)
+{
+    TRY(check_shape(p, err));
+    if (p->n_seqs != 1 || p->page_size != 0 || p->pattern.kind != TMX_PATTERN_DENSE) {
+        return refuse(err, TMX_E_UNSUPPORTED, "gpu attention: heads need one sequence, contiguous K and V and a dense pattern");
+    }
+    TRY(check_whole(p, "minference", err));
+    if (heads == NULL || (uintptr_t)heads % sizeof(void *) != 0) return refuse(err, TMX_E_ARG, "gpu attention: heads: NULL or not aligned");
+    return check_buffers(p, needs_all, err);
+}
+
+tmx_status gpu_attention_over_heads(const tmx_gpu_attention_params *params, const head_keys *heads, uint64_t *n_pairs, void *stream, tmx_error *err)
+{
+    TRY(check_heads_call(params, heads, true, err));
+    return attend_listed(params, NULL, heads, n_pairs, stream, err);
 }
 
 /* ---------------------------------------------------------------- XAttention */
@@ -379,33 +427,52 @@ tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattenti
     return cuda_run_mass(&launch, stream, err);
 }
 
-/* ---------------------------------------------------------------- FlexPrefill */
+/* ---------------------------------------------------------------- FlexPrefill, and what MInference shares with it */
 
-static const uint64_t MOST_FLEX_BYTES = (uint64_t)256 << 20;
+static const uint64_t MOST_PROBE_BYTES = (uint64_t)256 << 20;
 
-typedef struct room {
+typedef struct scratch_room {
     unsigned char *base;           /* NULL: only count */
     uint64_t n_bytes;
-} room;
+} scratch_room;
 
-static void *take(room *r, uint64_t n, size_t element_bytes)
+static void *take(scratch_room *r, uint64_t n, size_t element_bytes)
 {
     unsigned char *at = r->base == NULL ? NULL : r->base + r->n_bytes;
     r->n_bytes += align_up(n * element_bytes, SCRATCH_ALIGN);
     return at;
 }
 
+static int32_t probe_parts(int32_t n) { return ceil_div_i32(key_blocks_of(n), PROBE_PART_BLOCKS); }
+
+static void place_probe(probe_launch *probe, scratch_room *r, uint64_t n_heads, int32_t n_rows)
+{
+    const uint64_t nb = (uint64_t)key_blocks_of(probe->n), n_parts = (uint64_t)probe_parts(probe->n), rows = (uint64_t)n_rows;
+    probe->part_rows = take(r, n_heads * n_parts * rows * 2, sizeof(float));
+    probe->rows = take(r, n_heads * rows * 2, sizeof(float));
+    probe->by_key = take(r, n_heads * nb * KEY_BLOCK, sizeof(float));
+    probe->by_distance = take(r, n_heads * nb * KEY_BLOCK, sizeof(float));
+    probe->spill = take(r, n_heads * n_parts * KEY_BLOCK, sizeof(float));
+}
+
+/* Without its places in scratch. */
+static probe_launch probe_of(const tmx_gpu_attention_params *p)
+{
+    const tmx_gpu_attention_seq *seq = p->seqs;
+    const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+    return (probe_launch){
+        .q = seq->q, .k = seq->k, .q_pos_stride = p->q_pos_stride, .q_head_stride = p->q_head_stride,
+        .k_pos_stride = p->k_pos_stride, .k_head_stride = p->k_head_stride, .n = seq->n_q, .n_heads = p->n_heads,
+        .n_kv_heads = p->n_kv_heads, .head_dim = p->head_dim, .is_f16 = p->type == TMX_TYPE_F16, .scale_log2 = (float)(scale * M_LOG2E),
+    };
+}
+
 /* Places in scratch of launch->heads_at_once heads; returns their bytes. */
 static uint64_t place_flex(flex_launch *launch, void *scratch)
 {
-    const uint64_t heads = (uint64_t)launch->heads_at_once, nb = (uint64_t)key_blocks_of(launch->n), dim = (uint64_t)launch->head_dim;
-    const uint64_t n_parts = nb / FLEX_PART_BLOCKS + (nb % FLEX_PART_BLOCKS != 0);
-    room r = { .base = scratch };
-    launch->part_rows = take(&r, heads * n_parts * KEY_BLOCK * 2, sizeof(float));
-    launch->rows = take(&r, heads * KEY_BLOCK * 2, sizeof(float));
-    launch->by_key = take(&r, heads * nb * KEY_BLOCK, sizeof(float));
-    launch->by_distance = take(&r, heads * nb * KEY_BLOCK, sizeof(float));
-    launch->spill = take(&r, heads * n_parts * KEY_BLOCK, sizeof(float));
+    const uint64_t heads = (uint64_t)launch->heads_at_once, nb = (uint64_t)key_blocks_of(launch->probe.n), dim = (uint64_t)launch->probe.head_dim;
+    scratch_room r = { .base = scratch };
+    place_probe(&launch->probe, &r, heads, KEY_BLOCK);
     launch->block_mass = take(&r, heads * 2 * nb, sizeof(double));
     launch->pooled = take(&r, heads * nb, sizeof(double));
     launch->mean_k = take(&r, heads * nb * dim, sizeof(float));
@@ -421,14 +488,14 @@ static uint64_t place_flex(flex_launch *launch, void *scratch)
 /* A head's share is never less than a head alone takes, so that many shares hold as many heads. */
 static uint64_t flex_head_bytes(int32_t head_dim, int32_t n)
 {
-    flex_launch one = { .n = n, .head_dim = head_dim, .heads_at_once = 1 };
+    flex_launch one = { .probe = { .n = n, .head_dim = head_dim }, .heads_at_once = 1 };
     return place_flex(&one, NULL);
 }
 
 size_t gpu_flexprefill_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q)
 {
     const uint64_t head = flex_head_bytes(params->head_dim, n_q), all = head * (uint64_t)params->n_heads;
-    const uint64_t most = MOST_FLEX_BYTES > head ? MOST_FLEX_BYTES : head;
+    const uint64_t most = MOST_PROBE_BYTES > head ? MOST_PROBE_BYTES : head;
     return (size_t)(all < most ? all : most);
 }
 
@@ -440,20 +507,11 @@ tmx_status gpu_flexprefill(const tmx_gpu_attention_params *params, const flexpre
     TRY(check_lists_call(p, lists, false, err));
     const tmx_gpu_attention_seq *seq = p->seqs;
     if (seq->n_q == 0) return TMX_OK;
-    if (seq->q_begin != 0 || seq->n_q != seq->n_prompt) {
-        return refuse(err, TMX_E_UNSUPPORTED, "flexprefill on a GPU: rows [%d, %d) of %d, expected a whole prompt", seq->q_begin,
-                      seq->q_begin + seq->n_q, seq->n_prompt);
-    }
-    if (lists->n_blocks > FLEX_MAX_BLOCKS) {
-        return refuse(err, TMX_E_UNSUPPORTED, "flexprefill on a GPU: %d tokens, at most %d", seq->n_q, FLEX_MAX_BLOCKS * KEY_BLOCK);
-    }
-    const double scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim);
+    TRY(check_whole(p, "flexprefill", err));
     flex_launch launch = {
-        .q = seq->q, .k = seq->k, .q_pos_stride = p->q_pos_stride, .q_head_stride = p->q_head_stride,
-        .k_pos_stride = p->k_pos_stride, .k_head_stride = p->k_head_stride, .n = seq->n_q, .n_heads = p->n_heads,
-        .n_kv_heads = p->n_kv_heads, .head_dim = p->head_dim, .is_f16 = p->type == TMX_TYPE_F16,
-        .keeps_all = method->gamma >= 1 || seq->n_q <= flexprefill_dense_tokens(method), .scale_log2 = (float)(scale * M_LOG2E),
-        .scale = scale, .gamma = method->gamma, .tau = method->tau, .min_budget = method->min_budget, .lists = *lists,
+        .probe = probe_of(p), .keeps_all = method->gamma >= 1 || seq->n_q <= flexprefill_dense_tokens(method),
+        .scale = p->scale != 0.0f ? (double)p->scale : 1.0 / sqrt((double)p->head_dim), .gamma = method->gamma, .tau = method->tau,
+        .min_budget = method->min_budget, .lists = *lists,
     };
     if (launch.keeps_all) return cuda_run_flexprefill(&launch, stream, err);
     const uint64_t head = flex_head_bytes(p->head_dim, seq->n_q), n_heads = scratch_bytes / head;
@@ -464,6 +522,87 @@ tmx_status gpu_flexprefill(const tmx_gpu_attention_params *params, const flexpre
     launch.heads_at_once = min_i32(p->n_heads, n_heads < FLEX_MAX_HEADS ? (int32_t)n_heads : FLEX_MAX_HEADS);
     (void)place_flex(&launch, scratch);
     return cuda_run_flexprefill(&launch, stream, err);
+}
+
+/* ---------------------------------------------------------------- MInference */
+
+/* Block scores of one head at a time; more would only save launches. */
+static const uint64_t MOST_MAP_BYTES = (uint64_t)64 << 20;
+
+static uint64_t lines_head_bytes(int32_t head_dim, int32_t n)
+{
+    probe_launch one = { .n = n, .head_dim = head_dim };
+    scratch_room r = { .base = NULL };
+    place_probe(&one, &r, 1, MINFERENCE_PROBE);
+    return r.n_bytes;
+}
+
+/* Places of a block-sparse head with launch->map_rows; returns their bytes. */
+static uint64_t place_blocks(lines_launch *launch, void *scratch)
+{
+    const uint64_t nb = (uint64_t)line_blocks_of(launch->probe.n), dim = (uint64_t)launch->probe.head_dim;
+    scratch_room r = { .base = scratch };
+    launch->mean_q = take(&r, nb * dim, sizeof(float));
+    launch->mean_k = take(&r, nb * dim, sizeof(float));
+    launch->map = take(&r, (uint64_t)launch->map_rows * nb, sizeof(float));
+    return r.n_bytes;
+}
+
+static uint64_t blocks_bytes(int32_t head_dim, int32_t n, int32_t map_rows)
+{
+    lines_launch one = { .probe = { .n = n, .head_dim = head_dim }, .map_rows = map_rows };
+    return place_blocks(&one, NULL);
+}
+
+/* Rows of the map that n_bytes hold, whole tiles of them. */
+static int32_t map_rows_of(int32_t n, uint64_t n_bytes)
+{
+    const uint64_t nb = (uint64_t)line_blocks_of(n), n_tiles = n_bytes / (nb * sizeof(float) * LINE_BLOCK), n_needed = (nb - 1) / LINE_BLOCK + 1;
+    return LINE_BLOCK * max_i32(1, (int32_t)(n_tiles < n_needed ? n_tiles : n_needed));
+}
+
+static uint64_t least_lines_bytes(int32_t head_dim, int32_t n)
+{
+    const uint64_t head = lines_head_bytes(head_dim, n), blocks = blocks_bytes(head_dim, n, LINE_BLOCK);
+    return head > blocks ? head : blocks;
+}
+
+size_t gpu_minference_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q)
+{
+    if (n_q < 1) return SCRATCH_ALIGN;
+    const uint64_t least = least_lines_bytes(params->head_dim, n_q), all = lines_head_bytes(params->head_dim, n_q) * (uint64_t)params->n_heads;
+    const uint64_t lines = all < MOST_PROBE_BYTES ? all : MOST_PROBE_BYTES;
+    const uint64_t blocks = blocks_bytes(params->head_dim, n_q, map_rows_of(n_q, MOST_MAP_BYTES)), wanted = lines > blocks ? lines : blocks;
+    return (size_t)(wanted > least ? wanted : least);
+}
+
+tmx_status gpu_minference(const tmx_gpu_attention_params *params, const minference_head *chosen, head_keys *found, uint64_t *room, void *scratch,
+                          size_t scratch_bytes, void *stream, tmx_error *err)
+{
+    const tmx_gpu_attention_params *p = params;
+    char name[32];
+    TRY(check_heads_call(p, found, false, err));
+    const int32_t n = p->seqs->n_q;
+    for (int32_t h = 0; h < p->n_heads; h++) {
+        snprintf(name, sizeof name, "minference head %d", h);
+        TRY(minference_head_check(&chosen[h], name, err));
+    }
+    if (n <= 2 * KEY_BLOCK) return refuse(err, TMX_E_ARG, "minference on a GPU: %d tokens, expected more than %d", n, 2 * KEY_BLOCK);
+    if (room == NULL || (uintptr_t)room % sizeof *room != 0) return refuse(err, TMX_E_ARG, "minference on a GPU: room: NULL or not aligned");
+    const uint64_t least = least_lines_bytes(p->head_dim, n);
+    if (scratch == NULL || (uintptr_t)scratch % SCRATCH_ALIGN != 0 || scratch_bytes < least) {
+        return refuse(err, TMX_E_ARG, "minference on a GPU: scratch: %zu bytes, expected at least %llu, aligned to %d", scratch_bytes,
+                      (unsigned long long)least, SCRATCH_ALIGN);
+    }
+    lines_launch launch = { .probe = probe_of(p), .chosen = chosen, .found = found, .room = room,
+                            .n_room_words = minference_room_bytes(n) / sizeof *room };
+    const uint64_t n_heads = scratch_bytes / lines_head_bytes(p->head_dim, n);
+    launch.heads_at_once = n_heads < (uint64_t)p->n_heads ? (int32_t)n_heads : p->n_heads;
+    scratch_room of_probe = { .base = scratch };
+    place_probe(&launch.probe, &of_probe, (uint64_t)launch.heads_at_once, MINFERENCE_PROBE);
+    launch.map_rows = map_rows_of(n, scratch_bytes - blocks_bytes(p->head_dim, n, 0));
+    (void)place_blocks(&launch, scratch);      /* block-sparse heads come after the others, over the same memory */
+    return cuda_run_minference(&launch, stream, err);
 }
 
 tmx_status gpu_lists_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err)

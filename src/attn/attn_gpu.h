@@ -13,6 +13,7 @@
 
 #include "pattern/flexprefill.h"
 #include "pattern/key_lists.h"
+#include "pattern/minference.h"
 #include "pattern/xattention.h"
 #include "tmx.h"
 
@@ -35,6 +36,17 @@ tmx_status gpu_xattention(const tmx_gpu_attention_params *params, const xattenti
 size_t gpu_flexprefill_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q);
 tmx_status gpu_flexprefill(const tmx_gpu_attention_params *params, const flexprefill *method, const key_lists *lists, void *scratch,
                            size_t scratch_bytes, void *stream, tmx_error *err);
+
+/* MInference (pattern/minference.h), of a whole prompt of more than 2 KEY_BLOCK tokens, in the same two steps by head: found [n_heads] and
+ * room, minference_room_bytes of the prompt for each head, are device memory that may hold anything before; found points into room.
+ * chosen [n_heads] is host memory, read during the call.  Choices are the CPU's but where rounding decides between nearly equal sums.
+ * Scratch: device, 256-byte aligned; up to a million tokens 256 MiB at most, or what one head needs where that is more; with less, fewer
+ * heads run at once.  Attention adds the visible pairs over all heads to *n_pairs in device memory unless it is NULL, and takes any
+ * length. */
+size_t gpu_minference_scratch_bytes(const tmx_gpu_attention_params *params, int32_t n_q);
+tmx_status gpu_minference(const tmx_gpu_attention_params *params, const minference_head *chosen, head_keys *found, uint64_t *room, void *scratch,
+                          size_t scratch_bytes, void *stream, tmx_error *err);
+tmx_status gpu_attention_over_heads(const tmx_gpu_attention_params *params, const head_keys *heads, uint64_t *n_pairs, void *stream, tmx_error *err);
 
 /* Adds the visible pairs of rows [q_begin, q_end), over all heads, to *n_pairs in device memory. */
 tmx_status gpu_lists_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err);

@@ -38,6 +38,12 @@ tmx_status cuda_run_flexprefill(const flex_launch *launch, void *stream, tmx_err
     return refuse_cuda(err);
 }
 
+tmx_status cuda_run_minference(const lines_launch *launch, void *stream, tmx_error *err)
+{
+    (void)launch, (void)stream;
+    return refuse_cuda(err);
+}
+
 tmx_status cuda_add_pairs(const key_lists *lists, int32_t q_begin, int32_t q_end, uint64_t *n_pairs, void *stream, tmx_error *err)
 {
     (void)lists, (void)q_begin, (void)q_end, (void)n_pairs, (void)stream;

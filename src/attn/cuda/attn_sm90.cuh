@@ -23,28 +23,20 @@
 
 #include "attn/cuda/attn_merge.cuh"
 #include "attn/cuda/attn_rows.cuh"
+#include "attn/cuda/attn_sm90_lines.cuh"
+#include "attn/cuda/sm90_launch.cuh"
 #include "attn/cuda/sm90_ptx.cuh"
 
 enum { N_MATH = 2, N_THREADS = 128 * (N_MATH + 1), N_MATH_WARPS = 4 * N_MATH, N_Q_BUFFERS = 2 };
 enum { REGS_PRODUCER = 40, REGS_MATH = 232 };
-enum { BARRIER_TURN = 1 };         /* named barriers 1 and 2: math warpgroup 0's and 1's turn; 0 is __syncthreads */
-enum { COLUMNS = 64 };             /* of one 128-byte swizzled row; a head_dim of 128 is two blocks of columns */
+enum { REGS_LINE_PRODUCER = 72, REGS_LINE_MATH = 216 };
+enum { BARRIER_TURN = 1 };         /* named barriers 1 and 2: math warpgroup 0's and 1's turn; 0 is __syncthreads; 3 and 4: clear_strangers;
+                                    * 5: attn_sm90_lines.cuh */
 
-struct kv_maps {                   /* the same keys in boxes of one piece, and (contiguous only) of a whole slot */
-    CUtensorMap piece, slot;
-};
-
-struct sm90_maps {                 /* of one sequence; k and v are of the pool when it is paged */
-    CUtensorMap q;
-    kv_maps k, v;
-};
-
-struct sm90_launch {
-    gpu_launch common;
-    sm90_maps maps[GPU_MAX_SEQS];
-};
-
-template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
+/* HAS_LINES: of MInference's heads, one head a tile, by attn_sm90_lines.cuh. */
+template <typename T, int HEAD_DIM, int NARROW_KEYS, bool HAS_LINES = false> struct sm90_kernel {
+    using element = T;
+    static constexpr int DIM = HEAD_DIM;
     static constexpr int N_SLOTS = HEAD_DIM == 128 ? 5 : 10;
     static constexpr int N_BLOCKS = HEAD_DIM / COLUMNS;
     static constexpr int BLOCK_BYTES = SM90_SLOT_KEYS * COLUMNS * (int)sizeof(T);   /* also of Q: 128 rows */
@@ -56,6 +48,7 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
         unsigned char slots[N_SLOTS][SLOT_BYTES];
         uint64_t q_full[N_Q_BUFFERS], q_free[N_Q_BUFFERS], slot_full[N_SLOTS], slot_free[N_SLOTS];
         gpu_task tasks[N_Q_BUFFERS];           /* belongs to the Q buffer; t_begin < 0: no more */
+        line_smem<N_SLOTS, HAS_LINES> lines;
     };
     static constexpr size_t SMEM_BYTES = sizeof(smem_map) + 1024;  /* the driver aligns to less than a swizzle needs */
     static_assert(SMEM_BYTES <= 227 * 1024, "shared memory of one CTA");
@@ -301,6 +294,7 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
         template <int N_KEYS> DEVICE void score(float *s)
         {
             mbarrier_wait(&smem.slot_full[slot.i], slot.phase);
+            if constexpr (HAS_LINES) fence_proxy_async();              /* gathered keys are ordinary writes */
             const uint64_t k_tile = wgmma_descriptor(smem.slots[slot.i], 0);
             wgmma_fence();
 #pragma unroll
@@ -315,6 +309,7 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
         template <int N_KEYS, bool IS_FIRST> DEVICE void value(const ring<N_SLOTS> &v, const gpu_task &of, int32_t j)
         {
             mbarrier_wait(&smem.slot_full[v.i], v.phase);
+            if constexpr (HAS_LINES) fence_proxy_async();
             if (launch.page_shift >= 0 && (IS_FIRST || j > of.n_window_slots)) clear_strangers(v, of, j);
             const uint64_t v_tile = wgmma_descriptor(smem.slots[v.i], BLOCK_BYTES);
             wgmma_fence();
@@ -351,8 +346,9 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             if (rows.sum[0] + rows.sum[1] < 0.0f) asm volatile("nanosleep.u32 0;");
         }
 
-        /* The step in the middle of a tile: scores of slot j beside the values of the step before, which had N_BEFORE keys. */
-        template <int N_BEFORE, bool IS_FIRST> DEVICE void step(int32_t j, bool is_last)
+        /* The step in the middle of a tile: scores of slot j beside the values of the step before, which had N_BEFORE keys.  Returns
+         * is_last, which of lines the slot itself says. */
+        template <int N_BEFORE, bool IS_FIRST> DEVICE bool step(int32_t j, bool is_last)
         {
             ring<N_SLOTS> v = slot;
             v.advance();
@@ -361,9 +357,16 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             value<N_BEFORE, IS_FIRST>(v, task, j - 1);
             turn_pass();
             wgmma_wait<1>(s);
+            line_view view;
+            if constexpr (HAS_LINES) {
+                view = line_view_of(smem.lines.slots[slot.i], wg);
+                is_last = view.is_last;
+            }
             release(&smem.slot_free[slot.i]);
             if (is_last) release(&smem.q_free[q_buffer.i]);
-            if (j > task.n_full_slots) {
+            if constexpr (HAS_LINES) {
+                hide_unseen(s, view, window);
+            } else if (j > task.n_full_slots) {
                 const bool is_window = j <= task.n_window_slots;
                 const row_keys keys[2] = { is_window ? window[0] : gpu_sink_keys(&task, window[0].q_pos),
                                            is_window ? window[1] : gpu_sink_keys(&task, window[1].q_pos) };
@@ -378,6 +381,7 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             if (needs_rescale(rescale)) rescale_rows<HEAD_DIM>(o, rescale);
             slot = v;
             slot.advance();
+            return is_last;
         }
 
         /* From one tile to the next: the narrow scores of `next` beside the last values of this one. */
@@ -417,6 +421,12 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             float rescale[2];
             if (task.n_window_slots + task.n_sink_slots == 0) release(&smem.q_free[q_buffer.i]);
             mask_narrow<NARROW_KEYS>(narrow, window, task.k_top, launch.grid.n_positions, task.narrow_sinks);
+            if constexpr (HAS_LINES) {                         /* the other block's keys are in halves of their own */
+#pragma unroll
+                for (int i = 0; i < NARROW_KEYS / 4; i++) {
+                    if (wg == 1) narrow[i] = -CUDART_INF_F;
+                }
+            }
             softmax_step<NARROW_KEYS>(narrow, rows, launch.scale_log2, rescale);
         }
 
@@ -429,7 +439,8 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 const int32_t q_pos = task.t_begin + ((first_row() + 8 * r) >> launch.grid.head_shift);
-                window[r] = gpu_window_keys(&launch.grid, &launch.seqs[task.seq], &task, q_pos);
+                if constexpr (HAS_LINES) window[r] = line_row_keys(smem.lines.windows[q_buffer.i], q_pos);
+                else window[r] = gpu_window_keys(&launch.grid, &launch.seqs[task.seq], &task, q_pos);
                 rows.max[r] = -CUDART_INF_F;
                 rows.sum[r] = 0.0f;
             }
@@ -447,11 +458,11 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
         DEVICE void run()
         {
             if (wg == 1) named_barrier_arrive(BARRIER_TURN, 128 * N_MATH);     /* warpgroup 0 begins */
-            gpu_task next = wait_task();
-            if (next.t_begin < 0) return;
+            const gpu_task first = wait_task();
+            if (first.t_begin < 0) return;
             {
                 float narrow[NARROW_KEYS / 2];
-                begin_tile(next);
+                begin_tile(first);
                 score<NARROW_KEYS>(narrow);
                 wgmma_wait<0>(narrow);
                 release(&smem.slot_free[slot.i]);
@@ -459,12 +470,18 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
                 narrow_softmax(narrow);
                 pack_weights<NARROW_KEYS, T>(p, narrow);
             }
+            if constexpr (HAS_LINES) walk_lines();
+            else walk_slots();
+        }
+
+        DEVICE void walk_slots()
+        {
             for (;;) {
                 const int32_t n_slots = task.n_window_slots + task.n_sink_slots;
                 if (n_slots > 0) step<NARROW_KEYS, true>(1, n_slots == 1);
                 for (int32_t j = 2; j <= n_slots; j++) step<SM90_SLOT_KEYS, false>(j, j == n_slots);
                 q_buffer.advance();
-                next = wait_task();
+                const gpu_task next = wait_task();
                 if (next.t_begin < 0) break;
                 if (n_slots > 0) step_to<SM90_SLOT_KEYS, false>(next);
                 else step_to<NARROW_KEYS, true>(next);
@@ -472,13 +489,27 @@ template <typename T, int HEAD_DIM, int NARROW_KEYS> struct sm90_kernel {
             if (task.n_window_slots + task.n_sink_slots > 0) last_step<SM90_SLOT_KEYS, false>();
             else last_step<NARROW_KEYS, true>();
         }
+
+        /* A tile of lines has one wide slot at least. */
+        DEVICE void walk_lines()
+        {
+            for (;;) {
+                bool is_last = step<NARROW_KEYS, true>(1, false);
+                while (!is_last) is_last = step<SM90_SLOT_KEYS, false>(2, false);
+                q_buffer.advance();
+                const gpu_task next = wait_task();
+                if (next.t_begin < 0) break;
+                step_to<SM90_SLOT_KEYS, false>(next);
+            }
+            last_step<SM90_SLOT_KEYS, false>();
+        }
     };
 };
 
-template <typename T, int HEAD_DIM, int NARROW_KEYS>
+template <typename T, int HEAD_DIM, int NARROW_KEYS, bool HAS_LINES>
 __global__ void __launch_bounds__(N_THREADS, 1) attn_sm90(const __grid_constant__ sm90_launch launch)
 {
-    using kernel = sm90_kernel<T, HEAD_DIM, NARROW_KEYS>;
+    using kernel = sm90_kernel<T, HEAD_DIM, NARROW_KEYS, HAS_LINES>;
     extern __shared__ unsigned char smem_bytes[];
     typename kernel::smem_map &smem = *(typename kernel::smem_map *)(smem_bytes + (-smem_address(smem_bytes) & 1023));
     if (threadIdx.x == 0) {
@@ -487,7 +518,7 @@ __global__ void __launch_bounds__(N_THREADS, 1) attn_sm90(const __grid_constant_
             mbarrier_init(&smem.q_free[i], N_MATH_WARPS);
         }
         for (int i = 0; i < kernel::N_SLOTS; i++) {
-            mbarrier_init(&smem.slot_full[i], 1);
+            mbarrier_init(&smem.slot_full[i], HAS_LINES ? 1 + LINE_PRODUCERS : 1);
             mbarrier_init(&smem.slot_free[i], N_MATH_WARPS);
         }
         mbarrier_init_fence();
@@ -495,13 +526,16 @@ __global__ void __launch_bounds__(N_THREADS, 1) attn_sm90(const __grid_constant_
     __syncthreads();
     const int32_t wg = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
     if (wg == N_MATH) {
-        regs_shrink<REGS_PRODUCER>();
-        if (threadIdx.x / 32 == 4 * N_MATH) {
+        regs_shrink<HAS_LINES ? REGS_LINE_PRODUCER : REGS_PRODUCER>();
+        if constexpr (HAS_LINES) {
+            line_producer<kernel> producer(launch, smem);
+            producer.run();
+        } else if (threadIdx.x / 32 == 4 * N_MATH) {
             typename kernel::producer producer{ launch, smem };
             producer.run();
         }
     } else {
-        regs_grow<REGS_MATH>();
+        regs_grow<HAS_LINES ? REGS_LINE_MATH : REGS_MATH>();
         typename kernel::math math{ launch.common, smem, wg };
         math.run();
     }
@@ -509,13 +543,13 @@ __global__ void __launch_bounds__(N_THREADS, 1) attn_sm90(const __grid_constant_
 
 /* ---------------------------------------------------------------- host */
 
-template <typename T, int HEAD_DIM, int NARROW_KEYS>
+template <typename T, int HEAD_DIM, int NARROW_KEYS, bool HAS_LINES = false>
 static tmx_status sm90_enqueue(const sm90_launch *launch, int32_t n_sms, cudaStream_t stream, tmx_error *err)
 {
-    constexpr size_t n_bytes = sm90_kernel<T, HEAD_DIM, NARROW_KEYS>::SMEM_BYTES;
+    constexpr size_t n_bytes = sm90_kernel<T, HEAD_DIM, NARROW_KEYS, HAS_LINES>::SMEM_BYTES;
     CUDA_TRY(cudaMemsetAsync(launch->common.next_task, 0, sizeof(int32_t), stream), err);
-    TRY(launch_kernel("attn_sm90", attn_sm90<T, HEAD_DIM, NARROW_KEYS>, min_i32(n_sms, launch->common.n_tasks), N_THREADS, n_bytes, stream, err,
-                      *launch));
+    TRY(launch_kernel(HAS_LINES ? "attn_sm90 over lines" : "attn_sm90", attn_sm90<T, HEAD_DIM, NARROW_KEYS, HAS_LINES>,
+                      min_i32(n_sms, launch->common.n_tasks), N_THREADS, n_bytes, stream, err, *launch));
     return merge_splits<T, HEAD_DIM>(&launch->common, stream, err);
 }
 
@@ -525,6 +559,7 @@ static tmx_status sm90_enqueue_any(const sm90_launch *launch, int32_t n_sms, cud
     if (launch->common.grid.narrow_keys == SM90_NARROW_KEYS) {
         return sm90_enqueue<T, HEAD_DIM, SM90_NARROW_KEYS>(launch, n_sms, stream, err);
     }
+    if (launch->common.heads != NULL) return sm90_enqueue<T, HEAD_DIM, SM90_SLOT_KEYS, true>(launch, n_sms, stream, err);
     return sm90_enqueue<T, HEAD_DIM, SM90_SLOT_KEYS>(launch, n_sms, stream, err);
 }
 

@@ -7,7 +7,7 @@
 static tmx_status encode_kv(encode_fn encode, kv_maps *maps, const gpu_launch *launch, const char *name, const void *data,
                             int32_t n_keys, size_t pos_stride, size_t head_stride, size_t page_stride, tmx_error *err)
 {
-    const int32_t piece = launch->grid.n_positions;
+    const int32_t piece = launch->heads != NULL ? LINE_BLOCK : launch->grid.n_positions;
     if (launch->page_shift >= 0) {
         const int32_t page_size = 1 << launch->page_shift;
         const map_axis axes[] = {

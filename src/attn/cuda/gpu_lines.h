@@ -35,8 +35,7 @@ typedef struct line_half {
 
 /* What X sees in runs, LINE_BLOCK keys at a time. */
 typedef struct line_tiles {
-    int32_t t;                     /* X's first row */
-    int32_t begin, end;            /* the keys at hand that no half has held; begin >= t: none is left */
+    int32_t begin, end;            /* the keys at hand that no half has held; begin >= t_X: none is left */
     int32_t next;                  /* distance that no run holds yet: this one or a later one */
     int32_t own;                   /* device: distance next + lane, -1 behind the end */
 } line_tiles;
@@ -50,6 +49,7 @@ typedef struct line_columns {
 
 typedef struct line_walk {
     const head_keys *head;
+    int32_t t;
     line_tiles tiles[2];
     line_columns columns;
     int32_t begin;                 /* of the half in a row at hand, LINE_NO_KEY: there is none */
@@ -125,18 +125,19 @@ LINES_INLINE int32_t line_block_from(const head_keys *head, int32_t own, int32_t
     return own;
 }
 
-LINES_INLINE void line_tiles_next(line_tiles *x, const head_keys *head)
+/* t: X's first row. */
+LINES_INLINE void line_tiles_next(line_tiles *x, const head_keys *head, int32_t t)
 {
     int32_t begin = x->end;
     if (head->kind == HEAD_LINES) {
-        const int32_t limit = x->t + LINE_BLOCK - x->end, distance = limit > 0 ? line_seek(x, head, limit) : -1;
-        const int32_t end = max_i32(x->t + LINE_BLOCK - distance, LINE_BLOCK);
-        if (distance < 0) begin = x->t;
+        const int32_t limit = t + LINE_BLOCK - x->end, distance = limit > 0 ? line_seek(x, head, limit) : -1;
+        const int32_t end = max_i32(t + LINE_BLOCK - distance, LINE_BLOCK);
+        if (distance < 0) begin = t;
         else if (end > x->end + LINE_BLOCK) begin = end - LINE_BLOCK;
     } else if (head->kind == HEAD_BLOCKS) {
-        begin = LINE_BLOCK * line_block_from(head, x->t / LINE_BLOCK, x->end / LINE_BLOCK);
+        begin = LINE_BLOCK * line_block_from(head, t / LINE_BLOCK, x->end / LINE_BLOCK);
     } else if (head->kind == HEAD_WINDOW && begin >= head->n_sink) {
-        begin = max_i32(begin, x->t - head->n_window + 1);
+        begin = max_i32(begin, t - head->n_window + 1);
     }
     x->begin = begin;
     x->end = begin + LINE_BLOCK;
@@ -208,7 +209,7 @@ LINES_INLINE void line_walk_row(line_walk *w)
 {
     int32_t begin = LINE_NO_KEY;
     for (int x = 0; x < 2; x++) {
-        if (w->tiles[x].begin < w->tiles[x].t) begin = min_i32(begin, w->tiles[x].begin);
+        if (w->tiles[x].begin < w->t + x * LINE_BLOCK) begin = min_i32(begin, w->tiles[x].begin);
     }
     w->begin = begin;
     w->found = 0;
@@ -216,13 +217,14 @@ LINES_INLINE void line_walk_row(line_walk *w)
     const int32_t end = begin + LINE_BLOCK;
     for (int x = 0; x < 2; x++) {
         line_tiles *tiles = &w->tiles[x];
+        const int32_t t = w->t + x * LINE_BLOCK;
         uint64_t seen = 0;
-        while (tiles->begin < tiles->t && tiles->begin < end) {
+        while (tiles->begin < t && tiles->begin < end) {
             seen |= line_bits(tiles->end - begin) & ~line_bits(tiles->begin - begin);
-            if (tiles->end <= end) line_tiles_next(tiles, w->head);
+            if (tiles->end <= end) line_tiles_next(tiles, w->head, t);
             else tiles->begin = end;
         }
-        w->seen[x] = seen & line_bits(tiles->t - begin);
+        w->seen[x] = seen & line_bits(t - begin);
     }
 }
 
@@ -231,23 +233,24 @@ LINES_INLINE line_walk line_walk_of(const head_keys *head, int32_t t)
 {
     line_walk w;
     w.head = head;
+    w.t = t;
     for (int x = 0; x < 2; x++) {
         line_tiles *tiles = &w.tiles[x];
-        tiles->t = t + x * LINE_BLOCK;
+        const int32_t row = t + x * LINE_BLOCK;
         tiles->begin = tiles->end = tiles->next = tiles->own = 0;
         if (head->kind == HEAD_LINES) {
             /* What lies between the limits of both blocks is LINE_BLOCK distances at most. */
             tiles->next = x == 0 ? line_place(head, t + LINE_BLOCK) : max_i32(0, w.tiles[0].next - LINE_BLOCK);
             line_look(tiles, head);
         }
-        if (tiles->t >= head->n) tiles->begin = tiles->t;          /* no such rows */
-        else line_tiles_next(tiles, head);
+        if (row >= head->n) tiles->begin = row;        /* no such rows */
+        else line_tiles_next(tiles, head, row);
     }
     w.columns.base = 0;
     w.columns.n = head->kind == HEAD_LINES ? head->n_columns : 0;
     w.columns.last = w.columns.own[0] = w.columns.own[1] = 0;
     w.columns.apart = 0;
-    line_columns_load(&w.columns, head, w.tiles[1].t);
+    line_columns_load(&w.columns, head, t + LINE_BLOCK);
     line_walk_row(&w);
     return w;
 }
@@ -255,7 +258,7 @@ LINES_INLINE line_walk line_walk_of(const head_keys *head, int32_t t)
 LINES_INLINE bool line_walk_next(line_walk *w, line_half *half)
 {
     line_columns *columns = &w->columns;
-    const int32_t t0 = w->tiles[0].t, t1 = w->tiles[1].t;
+    const int32_t t0 = w->t, t1 = w->t + LINE_BLOCK;
     while (columns->base < columns->n) {
         if (w->begin != LINE_NO_KEY) {
             w->found |= line_columns_take(columns, w->head, w->begin);

@@ -34,6 +34,12 @@ DEVICE void mbarrier_arrive_expect(uint64_t *bar, uint32_t n_bytes)
                  : "memory");
 }
 
+/* Arrives once all of this thread's earlier cp.async copies are there. */
+DEVICE void mbarrier_arrive_copied(uint64_t *bar)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(bar)) : "memory");
+}
+
 /* Waits until the phase of the given parity is complete. */
 DEVICE void mbarrier_wait(uint64_t *bar, uint32_t parity)
 {
