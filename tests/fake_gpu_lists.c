@@ -17,6 +17,14 @@ typedef struct lists_args {        /* of an estimate, of attention */
     key_lists lists;
 } lists_args;
 
+typedef struct heads_args {        /* of MInference's estimate, of attention over heads */
+    tmx_gpu_attention_params params;
+    tmx_gpu_attention_seq seq;
+    minference_head *chosen;       /* a copy: the caller's is read during the call only */
+    head_keys *found;
+    uint64_t *room, *n_pairs;
+} heads_args;
+
 typedef struct pairs_args {
     key_lists lists;
     int32_t q_begin, q_end;
@@ -29,11 +37,9 @@ static void *must(void *block)
     return block;
 }
 
-static tmx_attention_params host_params(const lists_args *a, tmx_attention_seq *seq)
+static tmx_attention_params host_params(const tmx_gpu_attention_params *p, const tmx_gpu_attention_seq *of, tmx_attention_seq *seq)
 {
-    const tmx_gpu_attention_params *p = &a->params;
-    *seq = (tmx_attention_seq){ .q = a->seq.q, .k = a->seq.k, .v = a->seq.v, .q_begin = a->seq.q_begin, .n_q = a->seq.n_q,
-                                .n_prompt = a->seq.n_prompt };
+    *seq = (tmx_attention_seq){ .q = of->q, .k = of->k, .v = of->v, .q_begin = of->q_begin, .n_q = of->n_q, .n_prompt = of->n_prompt };
     return (tmx_attention_params){
         .q_type = TMX_TYPE_BF16, .kv_type = TMX_TYPE_BF16, .n_heads = p->n_heads, .n_kv_heads = p->n_kv_heads, .head_dim = p->head_dim,
         .q_pos_stride = p->q_pos_stride, .q_head_stride = p->q_head_stride, .k_pos_stride = p->k_pos_stride,
@@ -52,7 +58,7 @@ static void run_xattention(const void *args)
 {
     const lists_args *a = args;
     tmx_attention_seq seq;
-    tmx_attention_params params = host_params(a, &seq);
+    tmx_attention_params params = host_params(&a->params, &a->seq, &seq);
     key_lists lists = key_lists_on(a->lists.bits, a->lists.n_heads, seq.q_begin, seq.n_q);
     params.scratch = scratch_for(&params, TMX_PATTERN_XATTENTION);
     attn_xattention(&params, &a->method, &lists, NULL);
@@ -64,27 +70,51 @@ static void run_flexprefill(const void *args)
 {
     const lists_args *a = args;
     tmx_attention_seq seq;
-    tmx_attention_params params = host_params(a, &seq);
+    tmx_attention_params params = host_params(&a->params, &a->seq, &seq);
     key_lists lists = key_lists_on(a->lists.bits, a->lists.n_heads, seq.q_begin, seq.n_q);
     params.scratch = scratch_for(&params, TMX_PATTERN_FLEXPREFILL);
     attn_flexprefill(&params, &a->flex, &lists, NULL);
     mem_free(params.scratch);
 }
 
-/* out may be q. */
+static void run_minference(const void *args)
+{
+    const heads_args *a = args;
+    tmx_attention_seq seq;
+    tmx_attention_params params = host_params(&a->params, &a->seq, &seq);
+    params.scratch = scratch_for(&params, TMX_PATTERN_MINFERENCE);
+    attn_minference(&params, a->chosen, a->found, a->room, NULL);
+    mem_free(params.scratch);
+    mem_free(a->chosen);
+}
+
+/* By lists, or by heads; out may be q. */
+static void attend(const tmx_gpu_attention_params *p, const tmx_gpu_attention_seq *of, const key_lists *lists, const head_keys *heads)
+{
+    const size_t n = (size_t)of->n_q * p->out_pos_stride;
+    tmx_attention_seq seq;
+    tmx_attention_params params = host_params(p, of, &seq);
+    tmx_bf16 *out = must(mem_alloc(n, sizeof *out));
+    seq.out = out;
+    params.scratch = scratch_for(&params, heads != NULL ? TMX_PATTERN_MINFERENCE : TMX_PATTERN_XATTENTION);
+    if (heads != NULL) attn_over_heads(&params, heads, NULL);
+    else attn_over_lists(&params, lists, NULL);
+    memcpy(of->out, out, n * sizeof *out);
+    mem_free(params.scratch);
+    mem_free(out);
+}
+
 static void run_attention(const void *args)
 {
     const lists_args *a = args;
-    const size_t n = (size_t)a->seq.n_q * a->params.out_pos_stride;
-    tmx_attention_seq seq;
-    tmx_attention_params params = host_params(a, &seq);
-    tmx_bf16 *out = must(mem_alloc(n, sizeof *out));
-    seq.out = out;
-    params.scratch = scratch_for(&params, TMX_PATTERN_XATTENTION);
-    attn_over_lists(&params, &a->lists, NULL);
-    memcpy(a->seq.out, out, n * sizeof *out);
-    mem_free(params.scratch);
-    mem_free(out);
+    attend(&a->params, &a->seq, &a->lists, NULL);
+}
+
+static void run_over_heads(const void *args)
+{
+    const heads_args *a = args;
+    attend(&a->params, &a->seq, NULL, a->found);
+    for (int32_t h = 0; h < a->params.n_heads && a->n_pairs != NULL; h++) *a->n_pairs += (uint64_t)head_keys_pairs(&a->found[h], 0);
 }
 
 static void run_pairs(const void *args)
@@ -131,6 +161,33 @@ tmx_status __wrap_gpu_flexprefill(const tmx_gpu_attention_params *params, const 
         return refuse(err, TMX_E_ARG, "flexprefill on a GPU: scratch");
     }
     enqueue_lists(stream, run_flexprefill, params, NULL, method, lists);
+    return TMX_OK;
+}
+
+tmx_status __wrap_gpu_minference(const tmx_gpu_attention_params *params, const minference_head *chosen, head_keys *found, uint64_t *room,
+                                 void *scratch, size_t scratch_bytes, void *stream, tmx_error *err);
+tmx_status __wrap_gpu_minference(const tmx_gpu_attention_params *params, const minference_head *chosen, head_keys *found, uint64_t *room,
+                                 void *scratch, size_t scratch_bytes, void *stream, tmx_error *err)
+{
+    if (scratch == NULL || scratch_bytes < gpu_minference_scratch_bytes(params, params->seqs->n_q)) {
+        return refuse(err, TMX_E_ARG, "minference on a GPU: scratch");
+    }
+    const size_t n_heads = (size_t)params->n_heads;
+    const heads_args args = { .params = *params, .seq = params->seqs[0], .chosen = must(mem_alloc(n_heads, sizeof *chosen)), .found = found, .room = room };
+    if (params->n_seqs != 1 || params->pattern.kind != TMX_PATTERN_DENSE || args.seq.q_begin != 0 || args.seq.n_q != args.seq.n_prompt) abort();
+    memcpy(args.chosen, chosen, n_heads * sizeof *chosen);
+    fake_gpu_enqueue(stream, run_minference, &args, sizeof args);
+    return TMX_OK;
+}
+
+tmx_status __wrap_gpu_attention_over_heads(const tmx_gpu_attention_params *params, const head_keys *heads, uint64_t *n_pairs, void *stream,
+                                           tmx_error *err);
+tmx_status __wrap_gpu_attention_over_heads(const tmx_gpu_attention_params *params, const head_keys *heads, uint64_t *n_pairs, void *stream,
+                                           tmx_error *err)
+{
+    if (tmx_gpu_attention_scratch_bytes(params) > params->scratch_bytes) return refuse(err, TMX_E_ARG, "gpu attention: scratch_bytes");
+    const heads_args args = { .params = *params, .seq = params->seqs[0], .found = (head_keys *)(uintptr_t)heads, .n_pairs = n_pairs };
+    fake_gpu_enqueue(stream, run_over_heads, &args, sizeof args);
     return TMX_OK;
 }
 

@@ -540,9 +540,8 @@ static void dynamic_plans_are_refused_on_a_device(void **state)
 {
     (void)state;
     static const struct { const char *spec, *why; } cases[] = {
-        { "minference:1", "plan: minference layers run on the CPU only, the model is on cuda:3" },
-        { "mix:triangle=0,rest=s2o", "plan: s2o layers run on the CPU only, the model is on cuda:3" },
-        { "mix:flexprefill=0,xattention=1,rest=minference", "plan: minference layers run on the CPU only, the model is on cuda:3" },
+        { "s2o:1", "plan: s2o layers run on the CPU only, the model is on cuda:3" },
+        { "mix:flexprefill=0,minference=1,rest=s2o", "plan: s2o layers run on the CPU only, the model is on cuda:3" },
         { BY_HEAD, "plan: xattention's thresholds by head run on the CPU only, the model is on cuda:3" },
     };
     machine m;

@@ -327,7 +327,7 @@ static tmx_status create(tmx_session *s, const tmx_memory *memory, tmx_error *er
     TRY(gpu_alloc(r->g, &r->memory, at.n_bytes, err));
     at = (layout){ .base = r->memory, .align = DEVICE_ALIGN };
     lay_out(&r->b, &at, m, &s->params, s->dynamic_kinds);
-    TRY(cuda_dynamic_create(&r->b.dynamic, r->g, m->n_layers, err));
+    TRY(cuda_dynamic_create(&r->b.dynamic, r->g, m, err));
     const size_t n_scratch = plan_scratch_bytes(m, &s->params, s->plan);
     TRY(gpu_alloc(r->g, &r->attention_scratch, n_scratch, err));
     r->n_attention_scratch = n_scratch;
@@ -552,7 +552,7 @@ static void enqueue_dynamic(chunk *c, const tmx_pattern *pattern, int32_t n_seqs
     clock_begin(c, WORK_ESTIMATE);
     keep_failure(r, cuda_dynamic_estimate(&r->b.dynamic, r->g, &params, c->s->plan, pattern->kind, c->layer, &err), &err);
     clock_begin(c, WORK_ATTENTION);
-    keep_failure(r, cuda_dynamic_attend(&r->b.dynamic, r->g, &params, &err), &err);
+    keep_failure(r, cuda_dynamic_attend(&r->b.dynamic, r->g, &params, pattern->kind, c->layer, &err), &err);
 }
 
 static void attend(chunk *c, const tmx_pattern *pattern)

@@ -231,7 +231,8 @@ static void dynamic_layers_are_the_cpus(const tiny_model *tiny, const tmx_model 
 {
     enum { N_LONG = 500, N_SHORT = 300 };
     static const char *const specs[] = { "xattention(stride=8,threshold=0.5)", "mix:triangle=1,rest=xattention(stride=16,threshold=0.6)",
-                                         "mix:xattention=1,rest=flexprefill(gamma=0.2,min_budget=128)" };
+                                         "mix:xattention=1,rest=flexprefill(gamma=0.2,min_budget=128)",
+                                         "mix:triangle=1,rest=minference(vertical=30,slash=60)" };
     static const double MOST_DENSITY = 0.03;
     static int32_t tokens[N_LONG], other[N_SHORT];
     float expected[TINY_VOCAB], logits[TINY_VOCAB], beside[TINY_VOCAB], batched[2][TINY_VOCAB];
