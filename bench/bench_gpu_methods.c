@@ -28,24 +28,29 @@
 enum { N_HEADS = 32, N_KV_HEADS = 8, DIM = 128, N_PAIRS = 16, N_SINKS = 4, N_SAMPLES = 256, MAX_REPS = 50, MAX_LENGTHS = 8 };
 enum { STAGE_ROWS = 1024, FLUSH_ROWS = 11585 };   /* 256 MiB, several times the L2 cache */
 
-typedef enum step_kind { IS_DENSE, IS_TRIANGLE, IS_XATTENTION, IS_FLEXPREFILL } step_kind;
+typedef enum step_kind { IS_DENSE, IS_TRIANGLE, IS_XATTENTION, IS_FLEXPREFILL, IS_MINFERENCE } step_kind;
 
 typedef struct step {
     step_kind kind;
     const char *name, *setting;
     xattention x;
     flexprefill flex;
+    minference_head head;          /* of all heads */
     double estimate_ms[MAX_REPS], attention_ms[MAX_REPS], total_ms[MAX_REPS], density, error;
 } step;
 
 #define STEP_X(s, t) { .kind = IS_XATTENTION, .name = "xattention", .setting = "stride=" #s " threshold=" #t, .x = { .stride = s, .threshold = t, .norm = 1 } }
 #define STEP_FLEX(g) { .kind = IS_FLEXPREFILL, .name = "flexprefill", .setting = "gamma=" #g, .flex = { .gamma = g, .tau = 0.1, .min_budget = 512 } }
+#define STEP_LINES(v, d) { .kind = IS_MINFERENCE, .name = "minference", .setting = "vertical=" #v " slash=" #d, .head = { MINFERENCE_VERTICAL_SLASH, v, d } }
 
 static step steps[] = {
     { .kind = IS_DENSE, .name = "dense", .setting = "" },
     { .kind = IS_TRIANGLE, .name = "triangle", .setting = "8/512/128" },
     STEP_X(8, 0.8), STEP_X(8, 0.9), STEP_X(8, 0.95), STEP_X(16, 0.9),
     STEP_FLEX(0.9), STEP_FLEX(0.95), STEP_FLEX(0.99),
+    STEP_LINES(30, 800), STEP_LINES(512, 2048), STEP_LINES(1000, 6096), STEP_LINES(3500, 100),
+    { .kind = IS_MINFERENCE, .name = "minference", .setting = "sink=1024 window=4096", .head = { MINFERENCE_A_SHAPE, 1024, 4096 } },
+    { .kind = IS_MINFERENCE, .name = "minference", .setting = "block_sparse", .head = { MINFERENCE_BLOCK_SPARSE, 0, 0 } },
 };
 enum { N_STEPS = sizeof steps / sizeof *steps };
 
@@ -54,7 +59,7 @@ typedef struct bench {
     tmx_pool *pool;
     int32_t n, n_reps;
     uint16_t *stage;               /* pinned: STAGE_ROWS rows of q */
-    void *q, *k, *v, *out, *flush, *scratch, *estimate_scratch, *bits, *n_pairs;
+    void *q, *k, *v, *out, *flush, *scratch, *estimate_scratch, *bits, *heads, *n_pairs;
     size_t scratch_bytes, estimate_bytes;
     gpu_mark *marks[3];
     uint16_t *dense_rows, *rows;   /* [N_SAMPLES][N_HEADS][DIM] of the output */
@@ -171,9 +176,15 @@ static void run_step(bench *b, step *s, int rep)
     gpu_weight_random(b->g, &(gpu_weight){ .data = b->flush, .n_out = FLUSH_ROWS, .n_in = FLUSH_ROWS }, 1, 1);
     gpu_mark_set(b->g, b->marks[0]);
     if (s->kind == IS_XATTENTION) check(gpu_xattention(&p, &s->x, &lists, b->estimate_scratch, b->estimate_bytes, stream, &err), &err);
+    if (s->kind == IS_MINFERENCE) {
+        minference_head chosen[N_HEADS];
+        for (int h = 0; h < N_HEADS; h++) chosen[h] = s->head;
+        check(gpu_minference(&p, chosen, b->heads, b->bits, b->estimate_scratch, b->estimate_bytes, stream, &err), &err);
+    }
     if (s->kind == IS_FLEXPREFILL) check(gpu_flexprefill(&p, &s->flex, &lists, b->estimate_scratch, b->estimate_bytes, stream, &err), &err);
     gpu_mark_set(b->g, b->marks[1]);
-    if (s->kind >= IS_XATTENTION) check(gpu_attention_over_lists(&p, &lists, stream, &err), &err);
+    if (s->kind == IS_MINFERENCE) check(gpu_attention_over_heads(&p, b->heads, b->n_pairs, stream, &err), &err);
+    else if (s->kind >= IS_XATTENTION) check(gpu_attention_over_lists(&p, &lists, stream, &err), &err);
     else check(tmx_gpu_attention(&p, stream, &err), &err);
     gpu_mark_set(b->g, b->marks[2]);
     check(gpu_wait(b->g, &err), &err);
@@ -209,16 +220,16 @@ static void look_at(bench *b, step *s)
 {
     tmx_error err;
     const double all = (double)b->n * (b->n + 1.0) / 2 * N_HEADS;
+    uint64_t n_pairs = 0;
+    memcpy(b->stage, &n_pairs, sizeof n_pairs);
+    gpu_upload(b->g, b->n_pairs, b->stage, sizeof n_pairs);
     run_step(b, s, -1);
     download_rows(b, s->kind == IS_DENSE ? b->dense_rows : b->rows);
     s->error = s->kind == IS_DENSE ? 0 : error_of(b);
     if (s->kind >= IS_XATTENTION) {
         key_lists lists = key_lists_shape(N_HEADS, 0, b->n);
-        uint64_t n_pairs = 0;
         lists.bits = b->bits;
-        memcpy(b->stage, &n_pairs, sizeof n_pairs);
-        gpu_upload(b->g, b->n_pairs, b->stage, sizeof n_pairs);
-        check(gpu_lists_add_pairs(&lists, 0, b->n, b->n_pairs, gpu_stream(b->g), &err), &err);
+        if (s->kind != IS_MINFERENCE) check(gpu_lists_add_pairs(&lists, 0, b->n, b->n_pairs, gpu_stream(b->g), &err), &err);
         check(gpu_download(b->g, &n_pairs, b->n_pairs, sizeof n_pairs, &err), &err);
         s->density = (double)n_pairs / all;
     } else {
@@ -236,11 +247,13 @@ static void run_length(bench *b, FILE *csv)
     const tmx_gpu_attention_params dense = params_of(b, &seq, false), triangle = params_of(b, &seq, true);
     const size_t of_dense = tmx_gpu_attention_scratch_bytes(&dense), of_triangle = tmx_gpu_attention_scratch_bytes(&triangle);
     const size_t of_x = gpu_xattention_scratch_bytes(&dense, b->n, b->n), of_flex = gpu_flexprefill_scratch_bytes(&dense, b->n);
+    const size_t of_lines = gpu_minference_scratch_bytes(&dense, b->n), n_lists = key_lists_bytes(N_HEADS, b->n, b->n);
     b->scratch_bytes = of_dense > of_triangle ? of_dense : of_triangle;
-    b->estimate_bytes = of_x > of_flex ? of_x : of_flex;
+    b->estimate_bytes = max_size(of_lines, max_size(of_x, of_flex));
     const struct { void **data; size_t n_bytes; } buffers[] = {
         { &b->q, q_bytes }, { &b->k, kv_bytes }, { &b->v, kv_bytes }, { &b->out, q_bytes }, { &b->scratch, b->scratch_bytes },
-        { &b->estimate_scratch, b->estimate_bytes }, { &b->bits, key_lists_bytes(N_HEADS, b->n, b->n) },
+        { &b->estimate_scratch, b->estimate_bytes }, { &b->bits, max_size(n_lists, N_HEADS * minference_room_bytes(b->n)) },
+        { &b->heads, N_HEADS * sizeof(head_keys) },
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) check(gpu_alloc(b->g, buffers[i].data, buffers[i].n_bytes, &err), &err);
     upload_planted(b, b->q, 'q', N_HEADS);
@@ -250,8 +263,8 @@ static void run_length(bench *b, FILE *csv)
     for (int rep = 0; rep < b->n_reps; rep++) {
         for (int i = 0; i < N_STEPS; i++) run_step(b, &steps[i], rep);
     }
-    printf("\n%s, %d tokens, %d rounds; scratch of an estimate: xattention %.0f MiB, flexprefill %.0f MiB\n\n", gpu_name(b->g), b->n,
-           b->n_reps, (double)of_x / 0x1p20, (double)of_flex / 0x1p20);
+    printf("\n%s, %d tokens, %d rounds; scratch of an estimate: xattention %.0f MiB, flexprefill %.0f MiB, minference %.0f MiB\n\n",
+           gpu_name(b->g), b->n, b->n_reps, (double)of_x / 0x1p20, (double)of_flex / 0x1p20, (double)of_lines / 0x1p20);
     printf("| method | setting | density %% | estimate ms | attention ms | both | spread %% | of dense %% | error |\n|--|--|--|--|--|--|--|--|--|\n");
     double dense_ms = 0;
     for (int i = 0; i < N_STEPS; i++) {
@@ -288,6 +301,7 @@ int main(int argc, char **argv)
     int32_t lengths[MAX_LENGTHS] = { 32768, 131072 }, n_lengths = 2;
     const char *csv_path = NULL;
     bench b = { .n_reps = 5 };
+    setvbuf(stdout, NULL, _IOLBF, 0);      /* a length is there before the next one begins */
     if (argc % 2 == 0) usage();
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--reps") == 0) b.n_reps = (int32_t)strtol(argv[i + 1], NULL, 10);
