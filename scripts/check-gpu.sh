@@ -32,6 +32,7 @@ tally "$build/check_gpu" --cases 150
 tally "$build/check_gpu" --cases 60 --seed 2
 tally "$build/check_gpu_lists" --cases 60
 tally "$build/check_gpu_flexprefill" --cases 60
+tally "$build/check_gpu_minference" --cases 40
 tally "$build/check_gpu_ops"
 # Whole models; the demo model as well where scripts/fetch-models.sh has put it.
 demo=models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -50,6 +51,7 @@ if command -v compute-sanitizer >/dev/null; then
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu" --small --cases 12
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_lists" --small --cases 6
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_flexprefill" --small --cases 6
+        tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_minference" --small --cases 3
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_ops" --small
         tally compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/check_gpu_probe_128" --cases 0 --kernels 1   # racecheck: cuBLASLt's own race
     done
