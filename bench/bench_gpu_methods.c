@@ -31,12 +31,12 @@ enum { STAGE_ROWS = 1024, FLUSH_ROWS = 11585 };   /* 256 MiB, several times the 
 typedef enum step_kind { IS_DENSE, IS_TRIANGLE, IS_XATTENTION, IS_FLEXPREFILL, IS_MINFERENCE } step_kind;
 
 typedef struct step {
-    step_kind kind;
     const char *name, *setting;
-    xattention x;
     flexprefill flex;
-    minference_head head;          /* of all heads */
+    xattention x;
     double estimate_ms[MAX_REPS], attention_ms[MAX_REPS], total_ms[MAX_REPS], density, error;
+    step_kind kind;
+    minference_head head;          /* of all heads */
 } step;
 
 #define STEP_X(s, t) { .kind = IS_XATTENTION, .name = "xattention", .setting = "stride=" #s " threshold=" #t, .x = { .stride = s, .threshold = t, .norm = 1 } }

@@ -19,8 +19,8 @@ static size_t lists_bytes(int32_t n_heads, const tmx_session_params *p)
 /* Whole prompts, which fill the chunk together: what one takes grows faster than its length, so few long ones are the most. */
 static size_t rooms_bytes(int32_t n_heads, const tmx_session_params *p)
 {
-    const size_t n_prompts = (size_t)((p->n_chunk - 1) / p->n_ctx + 1);
-    return n_prompts * (size_t)n_heads * minference_room_bytes(p->n_ctx);
+    const int32_t n_prompts = (p->n_chunk - 1) / p->n_ctx + 1;
+    return (size_t)n_prompts * (size_t)n_heads * minference_room_bytes(p->n_ctx);
 }
 
 void cuda_dynamic_lay_out(cuda_dynamic *d, layout *at, const tmx_gpu_attention_params *params, int32_t n_layers, const tmx_session_params *p,
