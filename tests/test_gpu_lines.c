@@ -10,20 +10,13 @@
 
 #include <cmocka.h>
 
+#define RNG_SEED 0x6c696e65
+#include "rng_below.h"
+
 /* The halves of the Hopper kernel, walked on the host: over all tiles they hold every pair that head_keys_visible has exactly once,
  * and no other. */
 
 enum { MAX_PROMPT = 1500 };
-
-static uint64_t rng_state = 0x6c696e65;
-
-static int32_t rng_below(int32_t n)
-{
-    uint64_t z = (rng_state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (int32_t)((z ^ (z >> 31)) % (uint64_t)n);
-}
 
 typedef struct instance {
     head_keys keys;

@@ -10,20 +10,13 @@
 
 #include <cmocka.h>
 
+#define RNG_SEED 0x677075
+#include "rng_below.h"
+
 /* The tasks of the CUDA kernels, walked on the host: every visible pair is computed exactly once, mask-free slots hold
  * visible pairs only, and a row's steps do not depend on the chunk. */
 
 enum { MAX_PROMPT = 700 };
-
-static uint64_t rng_state = 0x677075;
-
-static int32_t rng_below(int32_t n)
-{
-    uint64_t z = (rng_state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (int32_t)((z ^ (z >> 31)) % (uint64_t)n);
-}
 
 static gpu_grid random_grid(const tmx_pattern *p)
 {

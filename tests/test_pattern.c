@@ -8,17 +8,10 @@
 
 #include <cmocka.h>
 
+#define RNG_SEED 0x7274696d6978u
+#include "rng_below.h"
+
 enum { MAX_PROMPT = 160 };
-
-static uint64_t rng_state = 0x7274696d6978u;
-
-static int32_t rng_below(int32_t n)    /* splitmix64 */
-{
-    uint64_t z = (rng_state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (int32_t)((z ^ (z >> 31)) % (uint64_t)n);
-}
 
 static const tmx_pattern dense = { .kind = TMX_PATTERN_DENSE };
 
