@@ -464,18 +464,7 @@ static void check_large(tmx_gpu_kernel kernel)
 
 int main(int argc, char **argv)
 {
-    tell_all();
-    int32_t n_cases = 150;
-    bool is_small = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--small") == 0) is_small = true;
-        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
-        else if (strcmp(argv[i], "--cases") == 0 && i + 1 < argc) n_cases = atoi(argv[++i]);
-        else {
-            fprintf(stderr, "usage: check_gpu [--seed N] [--cases N] [--small]\n");
-            return 1;
-        }
-    }
+    const check_options o = begin_check(argc, argv, "check_gpu", 150);
     tmx_error err;
     tmx_gpu_device device;
     if (tmx_gpu_device_get(&device, &err) != TMX_OK) {
@@ -486,11 +475,11 @@ int main(int argc, char **argv)
     printf("%s, compute capability %d.%d, seed %llu\n", device.name, device.capability / 10, device.capability % 10,
            (unsigned long long)seed);
     for (tmx_gpu_kernel kernel = TMX_GPU_KERNEL_PORTABLE; kernel <= device.kernel; kernel++) {
-        for (int32_t i = 0; i < n_cases; i++) {
-            const shape s = random_shape(kernel, is_small ? 700 : i < n_cases / 2 ? 1200 : 9000);
+        for (int32_t i = 0; i < o.n_cases; i++) {
+            const shape s = random_shape(kernel, o.is_small ? 700 : i < o.n_cases / 2 ? 1200 : 9000);
             check_shape(&s);
         }
-        if (!is_small) check_large(kernel);
+        if (!o.is_small) check_large(kernel);
     }
     for (int i = 0; i < 2; i++) {
         printf("%s: worst relative error %.3g (limit %.3g), worst lse %.3g (limit %.3g)\n", bounds[i].name, worst_out[i],

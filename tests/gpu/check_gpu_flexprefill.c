@@ -122,34 +122,16 @@ static void instance_free(instance *in)
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) device_free(device[i]);
 }
 
-static unsigned char *download(const device_buffer *b)
-{
-    unsigned char *bytes = host_alloc(b->n_bytes + (size_t)2 * GUARD_BYTES);
-    CUDA_OK(cudaDeviceSynchronize());
-    CUDA_OK(cudaMemcpy(bytes, b->base, b->n_bytes + (size_t)2 * GUARD_BYTES, cudaMemcpyDeviceToHost));
-    return bytes;
-}
-
-static bool guards_hold(const unsigned char *bytes, const device_buffer *b)
-{
-    for (size_t i = 0; i < GUARD_BYTES; i++) {
-        if (bytes[i] != POISON || bytes[GUARD_BYTES + b->n_bytes + i] != POISON) return false;
-    }
-    return true;
-}
-
-static void poison(device_buffer *b) { CUDA_OK(cudaMemset(b->base, POISON, b->n_bytes + (size_t)2 * GUARD_BYTES)); }
-
 /* Into poisoned lists and scratch. */
 static bool run(instance *in, size_t n_scratch)
 {
     tmx_error err;
-    poison(&in->dlists);
-    poison(&in->scratch);
+    device_poison(&in->dlists);
+    device_poison(&in->scratch);
     const tmx_status status = gpu_flexprefill(&in->params, &in->method, &in->lists, in->scratch.data, n_scratch, NULL, &err);
     if (status != TMX_OK) printf("%s\n", err.text);
     free(in->got);
-    in->got = download(&in->dlists);
+    in->got = device_download(&in->dlists);
     return status == TMX_OK;
 }
 
@@ -439,8 +421,8 @@ static void check_case(const shape *s, const flexprefill *method, float sharpnes
     instance_make(&in, s, method, sharpness, has_lines);
     upload(&in);
     if (report(&in, "run", run(&in, in.scratch.n_bytes))) {
-        unsigned char *scratch = download(&in.scratch), *first = in.got;
-        report(&in, "guards", guards_hold(in.got, &in.dlists) && guards_hold(scratch, &in.scratch));
+        unsigned char *scratch = device_download(&in.scratch), *first = in.got;
+        report(&in, "guards", guard_zones_hold(in.got, &in.dlists) && guard_zones_hold(scratch, &in.scratch));
         free(scratch);
         if (s->n <= flexprefill_dense_tokens(method) || method->gamma >= 1) {
             report(&in, "everything", keeps_everything(&in, 0));
@@ -509,18 +491,7 @@ static void check_random(int32_t limit)
 
 int main(int argc, char **argv)
 {
-    tell_all();
-    int32_t n_cases = 40;
-    bool is_small = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--small") == 0) is_small = true;
-        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
-        else if (strcmp(argv[i], "--cases") == 0 && i + 1 < argc) n_cases = atoi(argv[++i]);
-        else {
-            fprintf(stderr, "usage: check_gpu_flexprefill [--seed N] [--cases N] [--small]\n");
-            return 1;
-        }
-    }
+    const check_options o = begin_check(argc, argv, "check_gpu_flexprefill", 40);
     tmx_error err;
     if (gpu_lists_check(128, &err) != TMX_OK) {
         printf("skipped: %s\n0 passed, 0 failed, 1 skipped\n", err.text);
@@ -528,7 +499,7 @@ int main(int argc, char **argv)
     }
     if (tmx_pool_create(&pool, 0, &err) != TMX_OK) return 2;
     printf("seed %llu\n", (unsigned long long)seed);
-    for (int32_t i = 0; i < n_cases; i++) check_random(is_small ? 1100 : i % 8 == 7 ? 12000 : 4000);
+    for (int32_t i = 0; i < o.n_cases; i++) check_random(o.is_small ? 1100 : i % 8 == 7 ? 12000 : 4000);
     check_nan(0x7fc0);
     check_nan(0x7f80);
     check_refusals();

@@ -6,7 +6,7 @@
  * An estimate in f32 and one in f64 may part where masses are nearly equal, so a list is judged by what it must be up to EPSILON of
  * the row's mass: it reaches the threshold, would not without its lightest block, and no block outside is heavier.  Ends with
  * one line: N passed, N failed, N skipped.  Without a GPU that runs key lists all of it is one skipped test. */
-#include "gpu_buffers.h"
+#include "gpu_oracle.h"
 #include "attn/attn.h"
 #include "attn/attn_gpu.h"
 #include "base/pool.h"
@@ -14,15 +14,10 @@
 #include <math.h>
 #include <string.h>
 
-/* Relative L2 of out over the sampled rows of a case, worst |lse|: the limits of check_gpu, whose kernel runs the lists. */
-static const struct { const char *name; double out, lse; } bounds[] = {
-    { "bf16", 4e-3, 1e-4 },
-    { "f16", 6e-4, 1e-4 },
-};
-static double worst_out[2], worst_lse[2], worst_part;
+static double worst_part;
 #define EPSILON 1e-4               /* of a row's mass */
 
-enum { N_SAMPLES = 12, PAD = 8 };
+enum { PAD = 8 };
 
 static int32_t n_passed, n_failed;
 static int64_t n_lists, n_lists_like_cpu;
@@ -110,22 +105,6 @@ static void instance_free(instance *in)
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) device_free(device[i]);
 }
 
-static unsigned char *download(const device_buffer *b)
-{
-    unsigned char *bytes = host_alloc(b->n_bytes + (size_t)2 * GUARD_BYTES);
-    CUDA_OK(cudaDeviceSynchronize());
-    CUDA_OK(cudaMemcpy(bytes, b->base, b->n_bytes + (size_t)2 * GUARD_BYTES, cudaMemcpyDeviceToHost));
-    return bytes;
-}
-
-static bool guards_hold(const unsigned char *bytes, const device_buffer *b)
-{
-    for (size_t i = 0; i < GUARD_BYTES; i++) {
-        if (bytes[i] != POISON || bytes[GUARD_BYTES + b->n_bytes + i] != POISON) return false;
-    }
-    return true;
-}
-
 /* The oracle's view: rows and keys in f32. */
 static tmx_attention_params host_params(const instance *in, tmx_attention_seq *seq, int32_t q_begin, int32_t n_q)
 {
@@ -170,61 +149,38 @@ static bool run_lists(const instance *in, int32_t begin, int32_t n_q)      /* ro
     return status == TMX_OK;
 }
 
-typedef struct sample {
+typedef struct oracle_rows {
     const instance *in;
     const float *lse;
-    int32_t row;
-    double error, norm, lse_error;
-} sample;
+    int32_t rows[N_SAMPLES];
+    row_error errors[N_SAMPLES];
+} oracle_rows;
 
-static void check_sample(void *ctx, int32_t index, int32_t thread)
+static void check_row(void *ctx, int32_t index, int32_t thread)
 {
     (void)thread;
-    sample *at = (sample *)ctx + index;
+    oracle_rows *at = ctx;
     const instance *in = at->in;
+    const int32_t row = at->rows[index];
     const size_t d = (size_t)in->s.head_dim, n_heads = (size_t)in->s.n_heads;
     double *out = host_alloc(n_heads * d * sizeof *out), *lse = host_alloc(n_heads * sizeof *lse);
     tmx_attention_seq seq;
-    const tmx_attention_params params = host_params(in, &seq, in->s.q_begin + at->row, 1);
+    const tmx_attention_params params = host_params(in, &seq, in->s.q_begin + row, 1);
     attn_lists_ref_f64(&params, &in->lists, out, lse);
-    const uint16_t *got = (const uint16_t *)(const void *)(in->out + GUARD_BYTES) + (size_t)at->row * in->q_row;
-    for (size_t i = 0; i < n_heads * d; i++) {
-        const double difference = (double)get(in->s.type, got[i]) - out[i];
-        at->error += difference * difference;
-        at->norm += out[i] * out[i];
-    }
-    for (size_t h = 0; h < n_heads; h++) {
-        const double difference = fabs((double)at->lse[(size_t)at->row * n_heads + h] - lse[h]);
-        if (!(difference <= at->lse_error)) at->lse_error = difference;
-    }
+    const uint16_t *got = (const uint16_t *)(const void *)(in->out + GUARD_BYTES) + (size_t)row * in->q_row;
+    at->errors[index] = row_error_of(in->s.type, got, out, n_heads * d, at->lse + (size_t)row * n_heads, lse, n_heads);
     free(out);
     free(lse);
 }
 
 static bool agrees_with_oracle(const instance *in)
 {
-    sample samples[N_SAMPLES];
-    unsigned char *lse_bytes = download(&in->dlse);
-    const float *lse = (const float *)(const void *)(lse_bytes + GUARD_BYTES);
-    for (int32_t i = 0; i < N_SAMPLES; i++) {
-        const int32_t row = i == 0 ? in->seq.n_q - 1 : i == 1 ? 0 : random_in(0, in->seq.n_q);
-        samples[i] = (sample){ .in = in, .lse = lse, .row = row };
-    }
-    pool_run(pool, N_SAMPLES, check_sample, samples);
-    double error = 0.0, norm = 0.0, worst = 0.0;
-    for (int32_t i = 0; i < N_SAMPLES; i++) {
-        error += samples[i].error;
-        norm += samples[i].norm;
-        if (!(samples[i].lse_error <= worst)) worst = samples[i].lse_error;
-    }
+    unsigned char *lse_bytes = device_download(&in->dlse);
+    oracle_rows at = { .in = in, .lse = (const float *)(const void *)(lse_bytes + GUARD_BYTES) };
+    for (int32_t i = 0; i < N_SAMPLES; i++) at.rows[i] = i == 0 ? in->seq.n_q - 1 : i == 1 ? 0 : random_in(0, in->seq.n_q);
+    pool_run(pool, N_SAMPLES, check_row, &at);
     free(lse_bytes);
-    const int which = in->s.type == TMX_TYPE_F16;
-    const double relative = sqrt(error / norm);
-    if (!(relative <= worst_out[which])) worst_out[which] = relative;
-    if (!(worst <= worst_lse[which])) worst_lse[which] = worst;
-    const bool is_ok = relative <= bounds[which].out && worst <= bounds[which].lse;
-    if (!is_ok) printf("relative error %.3g, lse %.3g\n", relative, worst);
-    return is_ok;
+    return errors_hold(in->s.type, &at.errors);
 }
 
 /* The query block's own key block always; of 100 others, `percent`. */
@@ -241,12 +197,10 @@ static void random_lists(const instance *in, int32_t percent)
     }
 }
 
-static void poison(device_buffer *b) { CUDA_OK(cudaMemset(b->base, POISON, b->n_bytes + (size_t)2 * GUARD_BYTES)); }
-
 static bool same_out(instance *in)
 {
     free(in->out);
-    in->out = download(&in->dout);
+    in->out = device_download(&in->dout);
     return memcmp(in->out, in->first_out, in->dout.n_bytes + (size_t)2 * GUARD_BYTES) == 0;
 }
 
@@ -273,15 +227,15 @@ static void check_attention(const shape *s)
     upload(&in);
     const int32_t percent = percents[random_in(0, 5)];
     random_lists(&in, percent);
-    poison(&in.dout);
+    device_poison(&in.dout);
     if (report(&in, "run", run_lists(&in, 0, in.seq.n_q))) {
-        in.out = download(&in.dout);
-        report(&in, "guards", guards_hold(in.out, &in.dout));
+        in.out = device_download(&in.dout);
+        report(&in, "guards", guard_zones_hold(in.out, &in.dout));
         report(&in, "oracle", agrees_with_oracle(&in));
         report(&in, "pairs", pairs_agree(&in));
         in.first_out = in.out;
         in.out = NULL;
-        poison(&in.dout);
+        device_poison(&in.dout);
         bool has_run = true;
         for (int32_t begin = 0, n; begin < in.seq.n_q; begin += n) {
             n = min_i32(in.seq.n_q - begin, KEY_BLOCK * random_in(1, 5));
@@ -290,7 +244,7 @@ static void check_attention(const shape *s)
         report(&in, "in chunks", has_run && same_out(&in));
         if (percent == 100 && s->n_heads == s->n_kv_heads) {
             tmx_error err;
-            poison(&in.dout);
+            device_poison(&in.dout);
             in.params.kernel = TMX_GPU_KERNEL_SM90;
             report(&in, "as dense", tmx_gpu_attention(&in.params, NULL, &err) == TMX_OK && same_out(&in));
         }
@@ -442,7 +396,7 @@ static void plant(instance *in, int32_t block)
     }
 }
 
-static uint64_t *take_lists(const instance *in) { return (uint64_t *)(void *)download(&in->dlists); }
+static uint64_t *take_lists(const instance *in) { return (uint64_t *)(void *)device_download(&in->dlists); }
 
 static void check_xattention(const shape *s)
 {
@@ -455,11 +409,11 @@ static void check_xattention(const shape *s)
     const int32_t n_blocks = key_blocks_of(s->n_prompt), planted = n_blocks > 3 && random_in(0, 2) ? random_in(1, n_blocks - 1) : 0;
     if (planted > 0) plant(&in, planted);
     upload(&in);
-    poison(&in.estimate_scratch);
+    device_poison(&in.estimate_scratch);
     if (report(&in, "estimate", run_estimate(&in, &method, 0, in.seq.n_q, &got, in.estimate_scratch.n_bytes))) {
         in.first = take_lists(&in);
-        unsigned char *scratch = download(&in.estimate_scratch);
-        report(&in, "guards of the lists", guards_hold((unsigned char *)in.first, &in.dlists) && guards_hold(scratch, &in.estimate_scratch));
+        unsigned char *scratch = device_download(&in.estimate_scratch);
+        report(&in, "guards of the lists", guard_zones_hold((unsigned char *)in.first, &in.dlists) && guard_zones_hold(scratch, &in.estimate_scratch));
         free(scratch);
         got.bits = in.first + GUARD_BYTES / sizeof(uint64_t);
         report(&in, "lists", lists_agree(&in, &method, &got));
@@ -475,7 +429,7 @@ static void check_xattention(const shape *s)
         for (int32_t begin = 0, n; begin < in.seq.n_q; begin += n) {
             key_lists part;
             n = min_i32(in.seq.n_q - begin, KEY_BLOCK * random_in(1, 9));
-            poison(&in.dlists);
+            device_poison(&in.dlists);
             const size_t least = (size_t)s->n_heads * 256 * (size_t)((key_blocks_of(s->n_prompt) + 15) / 16 * 16) * sizeof(float);
             same &= run_estimate(&in, &method, begin, n, &part, least < in.estimate_scratch.n_bytes ? least : in.estimate_scratch.n_bytes);
             free(in.got);
@@ -529,18 +483,7 @@ static shape random_shape(int32_t limit)
 
 int main(int argc, char **argv)
 {
-    tell_all();
-    int32_t n_cases = 40;
-    bool is_small = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--small") == 0) is_small = true;
-        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
-        else if (strcmp(argv[i], "--cases") == 0 && i + 1 < argc) n_cases = atoi(argv[++i]);
-        else {
-            fprintf(stderr, "usage: check_gpu_lists [--seed N] [--cases N] [--small]\n");
-            return 1;
-        }
-    }
+    const check_options o = begin_check(argc, argv, "check_gpu_lists", 40);
     tmx_error err;
     if (gpu_lists_check(128, &err) != TMX_OK) {
         printf("skipped: %s\n0 passed, 0 failed, 1 skipped\n", err.text);
@@ -548,16 +491,13 @@ int main(int argc, char **argv)
     }
     if (tmx_pool_create(&pool, 0, &err) != TMX_OK) return 2;
     printf("seed %llu\n", (unsigned long long)seed);
-    for (int32_t i = 0; i < n_cases; i++) {
-        const shape attended = random_shape(is_small ? 700 : i % 8 == 7 ? 40000 : 4000), estimated = random_shape(is_small ? 700 : 4000);
+    for (int32_t i = 0; i < o.n_cases; i++) {
+        const shape attended = random_shape(o.is_small ? 700 : i % 8 == 7 ? 40000 : 4000), estimated = random_shape(o.is_small ? 700 : 4000);
         check_attention(&attended);
         check_xattention(&estimated);
     }
     check_nan();
-    for (int i = 0; i < 2; i++) {
-        printf("%s: worst relative error %.3g (limit %.3g), worst lse %.3g (limit %.3g)\n", bounds[i].name, worst_out[i],
-               bounds[i].out, worst_lse[i], bounds[i].lse);
-    }
+    print_worst_errors();
     printf("lists: off by %.3g of a row's mass at most (limit %.3g); %lld of %lld are the CPU's\n", worst_part, EPSILON,
            (long long)n_lists_like_cpu, (long long)n_lists);
     tmx_pool_free(pool);

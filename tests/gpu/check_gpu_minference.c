@@ -7,7 +7,7 @@
  * one twice shows.  An estimate in f32 and one in f64 may part where sums are nearly equal: a choice is judged by its number, by what is
  * forced, and by no key left out that is heavier than one kept by more than EPSILON.  Ends with one line: N passed, N failed, N skipped.
  * Without a GPU that runs key lists all of it is one skipped test. */
-#include "gpu_buffers.h"
+#include "gpu_oracle.h"
 #include "attn/attn.h"
 #include "attn/attn_gpu.h"
 #include "base/pool.h"
@@ -15,15 +15,10 @@
 #include <math.h>
 #include <string.h>
 
-/* Relative L2 of out over the sampled rows of a case, worst |lse|: the limits of check_gpu, whose kernel runs the heads. */
-static const struct { const char *name; double out, lse; } bounds[] = {
-    { "bf16", 4e-3, 1e-4 },
-    { "f16", 6e-4, 1e-4 },
-};
-static double worst_out[2], worst_lse[2], worst_choice;
+static double worst_choice;
 #define EPSILON 1e-4               /* relative, of the lightest sum kept */
 
-enum { N_SAMPLES = 12, PAD = 8, MOST_HEADS = 16 };
+enum { PAD = 8, MOST_HEADS = 16 };
 
 static int32_t n_passed, n_failed;
 static int64_t n_heads_chosen, n_heads_like_cpu;
@@ -115,24 +110,6 @@ static void instance_free(instance *in)
     for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) device_free(device[i]);
 }
-
-static unsigned char *download(const device_buffer *b)
-{
-    unsigned char *bytes = host_alloc(b->n_bytes + (size_t)2 * GUARD_BYTES);
-    CUDA_OK(cudaDeviceSynchronize());
-    CUDA_OK(cudaMemcpy(bytes, b->base, b->n_bytes + (size_t)2 * GUARD_BYTES, cudaMemcpyDeviceToHost));
-    return bytes;
-}
-
-static bool guards_hold(const unsigned char *bytes, const device_buffer *b)
-{
-    for (size_t i = 0; i < GUARD_BYTES; i++) {
-        if (bytes[i] != POISON || bytes[GUARD_BYTES + b->n_bytes + i] != POISON) return false;
-    }
-    return true;
-}
-
-static void poison(device_buffer *b) { CUDA_OK(cudaMemset(b->base, POISON, b->n_bytes + (size_t)2 * GUARD_BYTES)); }
 
 /* The oracle's view: rows and keys in f32. */
 static tmx_attention_params host_params(const instance *in, tmx_attention_seq *seq, int32_t q_begin, int32_t n_q)
@@ -229,61 +206,38 @@ static bool pairs_agree(const instance *in)
     return got == expected;
 }
 
-typedef struct sample {
+typedef struct oracle_rows {
     const instance *in;
     const float *lse;
-    int32_t row;
-    double error, norm, lse_error;
-} sample;
+    int32_t rows[N_SAMPLES];
+    row_error errors[N_SAMPLES];
+} oracle_rows;
 
-static void check_sample(void *ctx, int32_t index, int32_t thread)
+static void check_row(void *ctx, int32_t index, int32_t thread)
 {
     (void)thread;
-    sample *at = (sample *)ctx + index;
+    oracle_rows *at = ctx;
     const instance *in = at->in;
+    const int32_t row = at->rows[index];
     const size_t d = (size_t)in->s.head_dim, n_heads = (size_t)in->s.n_heads;
     double *out = host_alloc(n_heads * d * sizeof *out), *lse = host_alloc(n_heads * sizeof *lse);
     tmx_attention_seq seq;
-    const tmx_attention_params params = host_params(in, &seq, at->row, 1);
+    const tmx_attention_params params = host_params(in, &seq, row, 1);
     attn_heads_ref_f64(&params, in->heads, out, lse);
-    const uint16_t *got = (const uint16_t *)(const void *)(in->out + GUARD_BYTES) + (size_t)at->row * in->q_row;
-    for (size_t i = 0; i < n_heads * d; i++) {
-        const double difference = (double)get(in->s.type, got[i]) - out[i];
-        at->error += difference * difference;
-        at->norm += out[i] * out[i];
-    }
-    for (size_t h = 0; h < n_heads; h++) {
-        const double difference = fabs((double)at->lse[(size_t)at->row * n_heads + h] - lse[h]);
-        if (!(difference <= at->lse_error)) at->lse_error = difference;
-    }
+    const uint16_t *got = (const uint16_t *)(const void *)(in->out + GUARD_BYTES) + (size_t)row * in->q_row;
+    at->errors[index] = row_error_of(in->s.type, got, out, n_heads * d, at->lse + (size_t)row * n_heads, lse, n_heads);
     free(out);
     free(lse);
 }
 
 static bool agrees_with_oracle(const instance *in)
 {
-    sample samples[N_SAMPLES];
-    unsigned char *lse_bytes = download(&in->dlse);
-    const float *lse = (const float *)(const void *)(lse_bytes + GUARD_BYTES);
-    for (int32_t i = 0; i < N_SAMPLES; i++) {
-        const int32_t row = i == 0 ? in->s.n - 1 : i == 1 ? 0 : i == 2 ? min_i32(in->s.n - 1, 127) : random_in(0, in->s.n);
-        samples[i] = (sample){ .in = in, .lse = lse, .row = row };
-    }
-    pool_run(pool, N_SAMPLES, check_sample, samples);
-    double error = 0.0, norm = 0.0, worst = 0.0;
-    for (int32_t i = 0; i < N_SAMPLES; i++) {
-        error += samples[i].error;
-        norm += samples[i].norm;
-        if (!(samples[i].lse_error <= worst)) worst = samples[i].lse_error;
-    }
+    unsigned char *lse_bytes = device_download(&in->dlse);
+    oracle_rows at = { .in = in, .lse = (const float *)(const void *)(lse_bytes + GUARD_BYTES) };
+    for (int32_t i = 0; i < N_SAMPLES; i++) at.rows[i] = i == 0 ? in->s.n - 1 : i == 1 ? 0 : i == 2 ? min_i32(in->s.n - 1, 127) : random_in(0, in->s.n);
+    pool_run(pool, N_SAMPLES, check_row, &at);
     free(lse_bytes);
-    const int which = in->s.type == TMX_TYPE_F16;
-    const double relative = sqrt(error / norm);
-    if (!(relative <= worst_out[which])) worst_out[which] = relative;
-    if (!(worst <= worst_lse[which])) worst_lse[which] = worst;
-    const bool is_ok = relative <= bounds[which].out && worst <= bounds[which].lse;
-    if (!is_ok) printf("relative error %.3g, lse %.3g\n", relative, worst);
-    return is_ok;
+    return errors_hold(in->s.type, &at.errors);
 }
 
 /* kind: of all heads; -1: of each its own. */
@@ -293,16 +247,16 @@ static void check_attention(const shape *s, int kind)
     instance_make(&in, s);
     upload(&in);
     for (int32_t h = 0; h < s->n_heads; h++) random_head(&in, h, (head_keys_kind)(kind >= 0 ? kind : random_in(0, 4)));
-    poison(&in.dout);
+    device_poison(&in.dout);
     if (report(&in, "run", run_heads(&in))) {
-        in.out = download(&in.dout);
-        report(&in, "guards", guards_hold(in.out, &in.dout));
+        in.out = device_download(&in.dout);
+        report(&in, "guards", guard_zones_hold(in.out, &in.dout));
         report(&in, "oracle", agrees_with_oracle(&in));
         report(&in, "pairs", pairs_agree(&in));
         in.first_out = in.out;
         in.out = NULL;
-        poison(&in.dout);
-        report(&in, "again", run_heads(&in) && (in.out = download(&in.dout), memcmp(in.out, in.first_out, in.dout.n_bytes) == 0));
+        device_poison(&in.dout);
+        report(&in, "again", run_heads(&in) && (in.out = device_download(&in.dout), memcmp(in.out, in.first_out, in.dout.n_bytes) == 0));
     }
     instance_free(&in);
 }
@@ -342,16 +296,16 @@ static void plant(instance *in, float sharpness)
 static bool run_estimate(instance *in, const minference_head *chosen, size_t n_scratch)
 {
     tmx_error err;
-    poison(&in->dheads);
-    poison(&in->droom);
-    poison(&in->estimate_scratch);
+    device_poison(&in->dheads);
+    device_poison(&in->droom);
+    device_poison(&in->estimate_scratch);
     const tmx_status status = gpu_minference(&in->params, chosen, (head_keys *)(void *)in->dheads.data, (uint64_t *)(void *)in->droom.data,
                                              in->estimate_scratch.data, n_scratch, NULL, &err);
     if (status != TMX_OK) printf("%s\n", err.text);
-    unsigned char *heads = download(&in->dheads);
+    unsigned char *heads = device_download(&in->dheads);
     free(in->room);
-    in->room = download(&in->droom);
-    bool is_ok = status == TMX_OK && guards_hold(heads, &in->dheads) && guards_hold(in->room, &in->droom);
+    in->room = device_download(&in->droom);
+    bool is_ok = status == TMX_OK && guard_zones_hold(heads, &in->dheads) && guard_zones_hold(in->room, &in->droom);
     for (int32_t h = 0; h < in->s.n_heads && is_ok; h++) {
         head_keys keys;
         memcpy(&keys, heads + GUARD_BYTES + (size_t)h * sizeof keys, sizeof keys);
@@ -521,8 +475,8 @@ static void check_estimate(const shape *s, const minference_head *chosen, float 
     plant(&in, sharpness);
     upload(&in);
     if (report(&in, "estimate", run_estimate(&in, chosen, in.estimate_scratch.n_bytes))) {
-        unsigned char *scratch = download(&in.estimate_scratch), *first = host_alloc(in.droom.n_bytes);
-        report(&in, "guards of scratch", guards_hold(scratch, &in.estimate_scratch));
+        unsigned char *scratch = device_download(&in.estimate_scratch), *first = host_alloc(in.droom.n_bytes);
+        report(&in, "guards of scratch", guard_zones_hold(scratch, &in.estimate_scratch));
         free(scratch);
         bool is_ok = true;
         for (int32_t h = 0; h < s->n_heads; h++) {
@@ -533,9 +487,9 @@ static void check_estimate(const shape *s, const minference_head *chosen, float 
         report(&in, "choice", is_ok);
         compare_with_cpu(&in, chosen);
         memcpy(first, in.room + GUARD_BYTES, in.droom.n_bytes);
-        poison(&in.dout);
+        device_poison(&in.dout);
         if (report(&in, "attention over it", run_heads(&in))) {
-            in.out = download(&in.dout);
+            in.out = device_download(&in.dout);
             report(&in, "oracle of it", agrees_with_oracle(&in));
             report(&in, "pairs of it", pairs_agree(&in));
         }
@@ -630,18 +584,7 @@ static void check_long_blocks(void)
 
 int main(int argc, char **argv)
 {
-    tell_all();
-    int32_t n_cases = 40;
-    bool is_small = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--small") == 0) is_small = true;
-        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
-        else if (strcmp(argv[i], "--cases") == 0 && i + 1 < argc) n_cases = atoi(argv[++i]);
-        else {
-            printf("usage: check_gpu_minference [--seed N] [--cases N] [--small]\n");
-            return 1;
-        }
-    }
+    const check_options o = begin_check(argc, argv, "check_gpu_minference", 40);
     tmx_error err;
     if (gpu_lists_check(128, &err) != TMX_OK) {
         printf("skipped: %s\n0 passed, 0 failed, 1 skipped\n", err.text);
@@ -657,20 +600,17 @@ int main(int argc, char **argv)
         printf("heads of kind %d\n", kind);
         check_attention(&s, kind);
     }
-    for (int32_t i = 0; i < n_cases; i++) {
-        const shape s = random_shape(is_small ? 700 : i % 8 == 7 ? 20000 : 4000, 1);
+    for (int32_t i = 0; i < o.n_cases; i++) {
+        const shape s = random_shape(o.is_small ? 700 : i % 8 == 7 ? 20000 : 4000, 1);
         check_attention(&s, -1);
-        check_random_estimate(is_small ? 700 : 4000);
+        check_random_estimate(o.is_small ? 700 : 4000);
     }
-    if (!is_small) check_long_blocks();
+    if (!o.is_small) check_long_blocks();
     check_nan(0x7fc0, 1000, MINFERENCE_VERTICAL_SLASH);
     check_nan(0x7f80, 1000, MINFERENCE_VERTICAL_SLASH);
-    if (!is_small) check_nan(0x7fc0, 101 * LINE_BLOCK, MINFERENCE_BLOCK_SPARSE);
+    if (!o.is_small) check_nan(0x7fc0, 101 * LINE_BLOCK, MINFERENCE_BLOCK_SPARSE);
     check_refusals();
-    for (int i = 0; i < 2; i++) {
-        printf("%s: worst relative error %.3g (limit %.3g), worst lse %.3g (limit %.3g)\n", bounds[i].name, worst_out[i], bounds[i].out, worst_lse[i],
-               bounds[i].lse);
-    }
+    print_worst_errors();
     printf("choices: off by %.3g of the lightest sum kept (limit %.3g); %lld of %lld heads are the CPU's\n", worst_choice, EPSILON,
            (long long)n_heads_like_cpu, (long long)n_heads_chosen);
     tmx_pool_free(pool);

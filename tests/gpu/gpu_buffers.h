@@ -1,5 +1,5 @@
-/* gpu_buffers.h - buffers of the checks that run on a GPU: random 16-bit numbers, device memory between guard zones; and how a check
- * that ends early says why. */
+/* gpu_buffers.h - what the checks that run on a GPU share: random 16-bit numbers, device memory between guard zones, their options, and
+ * how a check that ends early says why. */
 #ifndef TMX_TESTS_GPU_BUFFERS_H
 #define TMX_TESTS_GPU_BUFFERS_H
 
@@ -10,6 +10,7 @@
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { GUARD_BYTES = 4096, POISON = 0xff };
 
@@ -21,12 +22,28 @@ static inline void cuda_ok(cudaError_t error, const char *what)
 }
 #define CUDA_OK(call) cuda_ok((call), #call)
 
-/* First of all: every launch is waited for, so that what a kernel does wrong is told with its name and shape (launch_kernel), and
- * no line is lost with a program that dies. */
-static inline void tell_all(void)
+typedef struct check_options {
+    int32_t n_cases;
+    bool is_small;
+} check_options;
+
+/* [--seed N] [--cases N] [--small]; what else stands there ends the check.  First of all every launch is waited for, so that what a
+ * kernel does wrong is told with its name and shape (launch_kernel), and no line is lost with a program that dies. */
+static inline check_options begin_check(int argc, char **argv, const char *name, int32_t n_cases)
 {
+    check_options o = { .n_cases = n_cases };
     setenv("CUDA_LAUNCH_BLOCKING", "1", 0);
     setvbuf(stdout, NULL, _IOLBF, 0);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--small") == 0) o.is_small = true;
+        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--cases") == 0 && i + 1 < argc) o.n_cases = atoi(argv[++i]);
+        else {
+            fprintf(stderr, "usage: %s [--seed N] [--cases N] [--small]\n", name);
+            exit(1);
+        }
+    }
+    return o;
 }
 
 /* ---------------------------------------------------------------- half precision on the host */
@@ -82,6 +99,26 @@ static inline uint16_t *random_values(tmx_type type, size_t n, float **as_f32)
 static inline void upload_rows(void *to, size_t row, const uint16_t *from, size_t n, int32_t n_rows)
 {
     if (n_rows > 0) CUDA_OK(cudaMemcpy2D(to, 2 * row, from, 2 * n, 2 * n, (size_t)n_rows, cudaMemcpyHostToDevice));
+}
+
+/* Both with its guard zones: what it holds, and what is written over it. */
+static inline unsigned char *device_download(const device_buffer *b)
+{
+    unsigned char *bytes = host_alloc(b->n_bytes + (size_t)2 * GUARD_BYTES);
+    CUDA_OK(cudaDeviceSynchronize());
+    CUDA_OK(cudaMemcpy(bytes, b->base, b->n_bytes + (size_t)2 * GUARD_BYTES, cudaMemcpyDeviceToHost));
+    return bytes;
+}
+
+static inline void device_poison(const device_buffer *b) { CUDA_OK(cudaMemset(b->base, POISON, b->n_bytes + (size_t)2 * GUARD_BYTES)); }
+
+/* Of downloaded bytes. */
+static inline bool guard_zones_hold(const unsigned char *bytes, const device_buffer *b)
+{
+    for (size_t i = 0; i < GUARD_BYTES; i++) {
+        if (bytes[i] != POISON || bytes[GUARD_BYTES + b->n_bytes + i] != POISON) return false;
+    }
+    return true;
 }
 
 static inline void device_free(device_buffer *b)
